@@ -1,0 +1,316 @@
+"""What the user wants: `params.yaml` as frozen, typed models that reject unknown keys.
+
+One file holds the defaults, a profile overlay (`profiles/NAME.yaml`) changes values of it, `--set key=value`
+changes single ones. An unknown key or a bad value is an error that names the key, the file and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PARAMS = "params.yaml"
+PROFILES = "profiles"
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConfigError(ValueError):
+    """The configuration does not parse; the message names key, file and allowed values."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RuntimeConfig(Section):
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU when there is one")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 means all cores")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of training")
+
+
+class TrackingConfig(Section):
+    uri: str = Field("", description="MLflow tracking URI; empty means SQLite in the state folder")
+    artifacts: str = Field("", description="artifact root; empty means a folder in the state folder")
+    experiment: str = "ohlora"
+
+
+class CorpusConfig(Section):
+    sample: str = Field("data/portraits", description="folder of the committed portraits")
+    limit: int = Field(0, ge=0, description="take only the first N sample portraits; 0 takes all")
+    render: int = Field(0, ge=0, description="render N more portraits")
+    seed: int = Field(1, ge=0, description="first seed of the rendered portraits")
+    samples_per_pixel: Positive = 12
+    resolution: Literal[64, 128, 256] = 256
+    test_fraction: Fraction = Field(0.2, description="share of identities held out from every training")
+
+
+class LabelingConfig(Section):
+    architecture: str = Field("Unet", description="a class of segmentation_models_pytorch")
+    encoder: str = Field("resnet18", description="its encoder")
+    encoder_weights: str | None = Field(None, description="pretrained weights from a hub, e.g. imagenet")
+    resolution: Literal[64, 128, 256] = 128
+    steps: Positive = 200
+    batch_size: Positive = 16
+    learning_rate: Rate = 2e-3
+    seed: int = 0
+
+
+class JudgeConfig(Section):
+    resolution: Literal[64, 128, 256] = 128
+    steps: Positive = 200
+    batch_size: Positive = 32
+    learning_rate: Rate = 2e-3
+    seed: int = 77
+
+
+class FaceConfig(Section):
+    resolution: Literal[64, 128, 256] = 256
+    z_dim: Positive = 128
+    w_dim: Positive = 256
+    channel_base: Positive = Field(4096, description="channels at 4x4 are channel_base/4, capped")
+    channel_max: Positive = 256
+    mapping_layers: Positive = 4
+    steps: Positive = 400
+    batch_size: Positive = 8
+    learning_rate: Rate = 1.2e-3
+    ema: Fraction = 0.995
+    seed: int = 0
+
+
+class PersonaConfig(Section):
+    card: str = Field("data/persona/ohlora.yaml", description="character card: who she is")
+    dialogues: str = Field("data/persona/dialogues.jsonl", description="dialogue rows")
+    limit: int = Field(0, ge=0, description="take only N training rows; 0 takes all")
+
+
+class VoiceConfig(Section):
+    base: Literal["gemma3-270m", "scratch-neox", "hub"] = "gemma3-270m"
+    hub_name: str = Field("", description="of base=hub: a model name of a hub or a local folder")
+    lora_rank: Positive = 16
+    lora_alpha: Positive = 32
+    lora_dropout: Fraction = 0.0
+    target_modules: str | list[str] = "all-linear"
+    learning_rate: Rate = 5e-4
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Positive = 8
+    max_length: Positive = 192
+    seed: int = 0
+
+
+class GenerationConfig(Section):
+    max_new_tokens: Positive = 64
+    temperature: float = Field(0.6, ge=0, le=2, description="0 is greedy")
+    top_p: Fraction = 0.9
+    repetition_penalty: float = Field(1.15, ge=1, le=2)
+    history_turns: int = Field(3, ge=0, description="earlier turns in the prompt")
+
+
+class MemoryConfig(Section):
+    base: Literal["e5-small", "scratch-bert", "hub"] = "e5-small"
+    hub_name: str = ""
+    pairs: str = Field("data/memory/pairs.jsonl", description="training pairs")
+    lora_rank: Positive = 16
+    learning_rate: Rate = 5e-4
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Positive = 32
+    max_length: Positive = 64
+    threshold: float = Field(0.5, ge=-1, le=1, description="least cosine of a memory that is recalled")
+    top_k: Positive = 2
+    seed: int = 0
+
+
+class Floor(Section):
+    """An absolute bound that a model must hold to serve."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+class GateRule(Section):
+    primary: str = Field(description="metric that decides between challenger and champion")
+    higher_is_better: bool = True
+    min_gain: float = Field(0.0, ge=0, description="by how much a challenger must beat the champion")
+    floors: list[Floor] = []
+
+
+class GateConfig(Section):
+    promote: bool = Field(True, description="false scores a challenger but moves no alias")
+    starters: str = Field("data/starters", description="committed models, registered first; empty for none")
+    labeler: GateRule
+    face: GateRule
+    voice: GateRule
+    memory: GateRule
+
+
+class ServingConfig(Section):
+    host: str = "127.0.0.1"
+    port: int = Field(3000, ge=0, le=65535, description="0 takes a free one")
+    token: str = Field("", description="bearer token; without one the service binds to loopback only")
+    max_message_chars: Positive = 1000
+    database: str = Field("", description="SQLAlchemy URL of the chat store; empty means SQLite beside the service")
+
+
+class PortsConfig(Section):
+    prefect: int = Field(4200, ge=0, le=65535)
+    mlflow: int = Field(5000, ge=0, le=65535)
+
+
+class Config(Section):
+    """The whole of `params.yaml`."""
+
+    profile: str = "default"
+    state: str = Field(".ohlora", description="folder of servers, registry and bentos, relative to the repo")
+    runtime: RuntimeConfig = RuntimeConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    labeling: LabelingConfig = LabelingConfig()
+    judge: JudgeConfig = JudgeConfig()
+    face: FaceConfig = FaceConfig()
+    persona: PersonaConfig = PersonaConfig()
+    voice: VoiceConfig = VoiceConfig()
+    generation: GenerationConfig = GenerationConfig()
+    memory: MemoryConfig = MemoryConfig()
+    gate: GateConfig
+    serving: ServingConfig = ServingConfig()
+    ports: PortsConfig = PortsConfig()
+
+
+def profiles(root: Path) -> list[str]:
+    """Names of the profiles of a work tree, `default` first."""
+    return ["default", *sorted(p.stem for p in (root / PROFILES).glob("*.yaml"))]
+
+
+def load_config(root: Path | str = ".", profile: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read `params.yaml` of a work tree, apply a profile overlay and `key=value` overrides.
+
+    Args:
+        root: work tree that holds `params.yaml` and `profiles/`.
+        profile: name of an overlay; `None` or `default` takes `params.yaml` as it is.
+        overrides: `voice.learning_rate=1e-4`; values are YAML.
+
+    Raises:
+        ConfigError: a file is missing or does not parse, a key is unknown, a value is not allowed.
+    """
+    root = Path(root)
+    values = _read_yaml(root / PARAMS)
+    source = {key: PARAMS for key in _leaves(values)}
+    if profile and profile != "default":
+        path = root / PROFILES / f"{profile}.yaml"
+        if profile not in profiles(root):
+            raise ConfigError(f"unknown profile {profile!r}; there are: {', '.join(profiles(root))}")
+        overlay = _read_yaml(path)
+        values = _merge(values, overlay)
+        source |= {key: f"{PROFILES}/{profile}.yaml" for key in _leaves(overlay)}
+        values["profile"] = profile
+    for item in overrides:
+        key, sep, text = item.partition("=")
+        if not sep or not key:
+            raise ConfigError(f"--set {item!r} is not of the form key=value, e.g. voice.learning_rate=1e-4")
+        change: Any = _parse_scalar(text)
+        for part in reversed(key.split(".")):
+            change = {part: change}
+        values = _merge(values, change)
+        source[key] = f"--set {item}"
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from error
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as a `params.yaml`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The nearest folder at or above `start` that holds `params.yaml` and `dvc.yaml`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / PARAMS).is_file() and (folder / "dvc.yaml").is_file():
+            return folder
+    raise ConfigError(f"no {PARAMS} with a dvc.yaml at or above {here}; change into an ohlora work tree")
+
+
+def state_dir(config: Config, root: Path) -> Path:
+    """Folder of servers, registry and bentos; absolute values of `state` are kept."""
+    return Path(os.path.normpath(root / config.state))
+
+
+def _parse_scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set value {text!r} is not YAML: {error}") from error
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing; restore it with: git checkout {path.name}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold keys and values")
+    return values
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        keys += [name, *_leaves(value, name + ".")] if isinstance(value, dict) else [name]
+    return keys
+
+
+def _explain(error: ValidationError, source: dict[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        location = problem["loc"]
+        key = ".".join(str(part) for part in location)
+        prefixes = [".".join(str(p) for p in location[:n]) for n in range(len(location), 0, -1)]
+        where = next((source[p] for p in prefixes if p in source), PARAMS)
+        if problem["type"] == "extra_forbidden":
+            allowed = ", ".join(_fields_at(location[:-1]))
+            lines.append(f"{where}: unknown key {key!r}; allowed here: {allowed}")
+        else:
+            value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+            lines.append(f"{where}: {key}: {problem['msg']}{value}")
+    return "\n".join(lines)
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        annotation = model.model_fields[part].annotation if isinstance(part, str) else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
