@@ -13,10 +13,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ohlora.errors import UserError
+
 MANIFEST = "model.json"
 
 
-class ArtifactError(RuntimeError):
+class ArtifactError(UserError, RuntimeError):
     """A model folder is missing, incomplete or not what its manifest says."""
 
 

@@ -1,7 +1,8 @@
 """What the user wants: `params.yaml` as frozen, typed models that reject unknown keys.
 
 One file holds the defaults, a profile overlay (`profiles/NAME.yaml`) changes values of it, `--set key=value`
-changes single ones. An unknown key or a bad value is an error that names the key, the file and what is allowed.
+changes single ones. An unknown key or a bad value is an error that names the key, the file and what is
+allowed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ohlora.errors import UserError
+
 PARAMS = "params.yaml"
 PROFILES = "profiles"
 
@@ -22,7 +25,7 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """The configuration does not parse; the message names key, file and allowed values."""
 
 
@@ -156,7 +159,9 @@ class ServingConfig(Section):
     port: int = Field(3000, ge=0, le=65535, description="0 takes a free one")
     token: str = Field("", description="bearer token; without one the service binds to loopback only")
     max_message_chars: Positive = 1000
-    database: str = Field("", description="SQLAlchemy URL of the chat store; empty means SQLite beside the service")
+    database: str = Field(
+        "", description="SQLAlchemy URL of the chat store; empty means SQLite beside the service"
+    )
 
 
 class PortsConfig(Section):
@@ -202,14 +207,14 @@ def load_config(root: Path | str = ".", profile: str | None = None, overrides: S
     """
     root = Path(root)
     values = _read_yaml(root / PARAMS)
-    source = {key: PARAMS for key in _leaves(values)}
+    source = dict.fromkeys(_leaves(values), PARAMS)
     if profile and profile != "default":
         path = root / PROFILES / f"{profile}.yaml"
         if profile not in profiles(root):
             raise ConfigError(f"unknown profile {profile!r}; there are: {', '.join(profiles(root))}")
         overlay = _read_yaml(path)
         values = _merge(values, overlay)
-        source |= {key: f"{PROFILES}/{profile}.yaml" for key in _leaves(overlay)}
+        source |= dict.fromkeys(_leaves(overlay), f"{PROFILES}/{profile}.yaml")
         values["profile"] = profile
     for item in overrides:
         key, sep, text = item.partition("=")
