@@ -1,0 +1,410 @@
+"""The dialogue rows: their schema, their checks, and the stage that renders them for training."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ohlora.config import Config
+from ohlora.persona.card import Card, load_card
+from ohlora.persona.expressions import fallback_expression
+from ohlora.persona.prompt import parse_completion, render_completion, render_prompt
+from ohlora.stage import Journal, Report
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+ORIGINAL_COLUMNS = ("data_type", "input_data", "output_data", "output_message", "memory")
+CARD_FILE = "persona.yaml"
+
+_MEMORY = re.compile(r"^[^\[\]:\n]+: [^\[\]\n]+$")
+_LEADING_MEMORIES = re.compile(r"^\s*((?:\[[^\[\]]*\]\s*)*)(.*)$", re.DOTALL)
+_BRACKETED = re.compile(r"\[([^\[\]]*)\]")
+
+
+class DialogueError(ValueError):
+    """Dialogue data does not hold; the message names file, line and problem."""
+
+
+class DialogueRow(BaseModel):
+    """One exchange: what the person said, what she knew, what she answered and what she keeps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    group: str = Field(min_length=1, description="content group; paraphrases share it, and their split")
+    user: str = Field(min_length=1, max_length=500)
+    reply: str = Field(min_length=1, max_length=200)
+    expression: str
+    memories_read: list[str] = []
+    memories_written: list[str] = Field([], max_length=2)
+    split: Split
+    history: list[tuple[str, str]] = Field([], description="earlier turns as (user, reply), oldest first")
+
+    @field_validator("user", "reply")
+    @classmethod
+    def _one_line(cls, text: str) -> str:
+        if text != " ".join(text.split()) or "[" in text or "]" in text:
+            raise ValueError("must be one trimmed line without square brackets")
+        return text
+
+    @field_validator("memories_read", "memories_written")
+    @classmethod
+    def _key_value(cls, memories: list[str]) -> list[str]:
+        for memory in memories:
+            if not _MEMORY.match(memory):
+                raise ValueError(f"memory {memory!r} is not of the form '키: 값'")
+        return memories
+
+
+def load_dialogues(path: Path | str) -> list[DialogueRow]:
+    """Read and check a JSON Lines file of dialogue rows.
+
+    Raises:
+        DialogueError: the file is missing, a line does not parse, an id occurs twice, or a split leaks.
+    """
+    path = Path(path)
+    rows: list[DialogueRow] = []
+    lines: list[int] = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DialogueError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(DialogueRow.model_validate_json(line))
+        except ValidationError as error:
+            raise DialogueError(f"{path}, line {number}: {_problem(error)}") from error
+        lines.append(number)
+    if not rows:
+        raise DialogueError(f"{path} holds no rows")
+    check_splits(rows, [f"{path}, line {number}" for number in lines])
+    return rows
+
+
+def check_splits(rows: Sequence[DialogueRow], places: Sequence[str]) -> None:
+    """Refuse double ids, double exchanges, groups that span splits and user texts that occur in two splits.
+
+    Texts are compared normalised. A question may come twice on top of other memories, in its own split only.
+
+    Args:
+        rows: the rows.
+        places: where each comes from, for the message.
+    """
+    ids: dict[str, str] = {}
+    exchanges: dict[tuple[str, ...], str] = {}
+    groups: dict[str, tuple[str, str]] = {}
+    texts: dict[str, tuple[str, str]] = {}
+    for row, place in zip(rows, places, strict=True):
+        if row.id in ids:
+            raise DialogueError(f"{place}: id {row.id!r} occurs already in {ids[row.id]}")
+        ids[row.id] = place
+        exchange = (normalise(row.user), row.reply, *row.memories_read, str(row.history))
+        if exchange in exchanges:
+            raise DialogueError(f"{place}: the same exchange stands in {exchanges[exchange]}")
+        exchanges[exchange] = place
+        split, first = groups.setdefault(row.group, (row.split, place))
+        if split != row.split:
+            raise DialogueError(
+                f"{place}: group {row.group!r} is in {row.split}, but in {split} since {first}; "
+                "all rows of a group belong to one split"
+            )
+        split, first = texts.setdefault(normalise(row.user), (row.split, place))
+        if split != row.split:
+            raise DialogueError(f"{place}: user text of {row.split} occurs in {split} already ({first})")
+
+
+def check_against_card(rows: Iterable[DialogueRow], card: Card) -> None:
+    """Refuse expressions and memory keys that the card does not know.
+
+    Raises:
+        DialogueError: names the row and what the card has.
+    """
+    for row in rows:
+        if row.expression not in card.expressions:
+            known = ", ".join(card.expressions)
+            raise DialogueError(f"row {row.id}: unknown expression {row.expression!r}; the card has: {known}")
+        for memory in [*row.memories_read, *row.memories_written]:
+            key = memory.partition(":")[0]
+            if key not in card.memory_keys:
+                raise DialogueError(f"row {row.id}: memory key {key!r} is not in the card's memory_keys")
+
+
+def normalise(text: str) -> str:
+    """Letters and digits only, in lower case: what two near-duplicates have in common.
+
+    A text without any, such as `...`, stays as it is.
+    """
+    return re.sub(r"[^0-9a-z가-힣ㄱ-ㅎㅏ-ㅣ]", "", text.lower()) or text
+
+
+def import_original_csv(path: Path | str, card: Card) -> list[DialogueRow]:
+    """Read a CSV in the original project's column layout.
+
+    Columns: `data_type` (`train`, `valid`), `input_data` (`[키: 값]` of a recalled memory, then the
+    question), `output_data` (memories to keep as `[키: 값]`, then the reply), `output_message` (the reply
+    alone) and `memory` (the memories alone); the last two may be blank. Rows without an answer are left out.
+    The original has no groups, no expressions and no test split: rows with the same question form a group,
+    the fallback policy of the card names the expression, and one train group in eight, chosen by hash,
+    becomes test (one in ten valid, where no valid row has an answer).
+
+    Raises:
+        DialogueError: a column is missing or a row does not hold; the message names file and line.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as f:
+            reader = csv.DictReader(f)
+            missing = [column for column in ORIGINAL_COLUMNS if column not in (reader.fieldnames or [])]
+            if missing:
+                raise DialogueError(f"{path}, line 1: column {', '.join(missing)} is missing")
+            records = [(reader.line_num, record) for record in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DialogueError(f"{path} cannot be read as CSV: {error}") from error
+
+    drafts = [draft for line, record in records if (draft := _draft(path, line, record, card))]
+    valid = {draft["group"] for draft in drafts if draft["split"] == "valid"}
+    trained = {draft["group"] for draft in drafts if draft["split"] == "train"}
+    rows = []
+    for draft in drafts:
+        line, group = draft.pop("line"), draft["group"]
+        if group in trained:
+            share = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 40
+            held = "test" if share < 5 else "valid" if share < 9 and not valid - trained else "train"
+            draft["split"] = held
+        try:
+            rows.append(DialogueRow.model_validate(draft))
+        except ValidationError as error:
+            raise DialogueError(f"{path}, line {line}: {_problem(error)}") from error
+    if not rows:
+        raise DialogueError(f"{path} holds no answered rows")
+    return rows
+
+
+def select(rows: Sequence[DialogueRow], limit: int) -> list[DialogueRow]:
+    """At most `limit` train rows and `limit // 2` each of valid and test; 0 takes all.
+
+    Stratified by expression and by whether memories are read or written; deterministic, by the id's hash.
+    """
+    if not limit:
+        return list(rows)
+    chosen: set[str] = set()
+    for split in SPLITS:
+        count = limit if split == "train" else max(1, limit // 2)
+        strata: dict[str, dict[tuple[bool, bool], list[str]]] = defaultdict(lambda: defaultdict(list))
+        for row in sorted(rows, key=lambda r: hashlib.sha256(r.id.encode()).hexdigest()):
+            if row.split == split:
+                kind = (bool(row.memories_read), bool(row.memories_written))
+                strata[row.expression][kind].append(row.id)
+        chosen |= set(_interleave(_interleave(kinds.values()) for kinds in strata.values())[:count])
+    return [row for row in rows if row.id in chosen]
+
+
+def with_history(rows: Sequence[DialogueRow], share: float, card: Card) -> list[DialogueRow]:
+    """Put one unrelated earlier turn before a share of the train rows that have none; others stay.
+
+    In a chat nearly every turn has a history, in the data few rows do. The turns are taken from train rows of
+    another group that show the idle expression and touch no memory, so that no fact and no grief is dragged
+    along. Deterministic, by the hash of the id.
+    """
+    donors = [
+        row
+        for row in rows
+        if row.split == "train"
+        and row.expression == card.idle_expression
+        and not (row.memories_read or row.memories_written or row.history)
+    ]
+    result = []
+    for row in rows:
+        digest = hashlib.sha256(f"history {row.id}".encode()).digest()
+        chosen = int.from_bytes(digest[:4], "big") < share * 2**32
+        others = [donor for donor in donors if donor.group != row.group]
+        if row.split == "train" and not row.history and chosen and others:
+            donor = others[int.from_bytes(digest[4:8], "big") % len(others)]
+            row = row.model_copy(update={"history": [(donor.user, donor.reply)]})
+        result.append(row)
+    return result
+
+
+def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journal: Journal) -> Report:
+    """Stage `dialogues`: checked rows with prompt and completion, one Parquet per split, and the card.
+
+    Writes `train.parquet`, `valid.parquet`, `test.parquet` (columns of `DialogueRow` without `split`, and
+    `prompt`, `completion`), `persona.yaml` and a picture of the lengths into the output folder.
+
+    Raises:
+        CardError, DialogueError: the data do not hold.
+    """
+    folder = outputs["output"]
+    folder.mkdir(parents=True, exist_ok=True)
+    card_path, rows_path = Path(config.persona.card), Path(config.persona.dialogues)
+    card = load_card(card_path)
+    is_csv = rows_path.suffix.lower() == ".csv"
+    every = import_original_csv(rows_path, card) if is_csv else load_dialogues(rows_path)
+    check_against_card(every, card)
+    rows = with_history(select(every, config.persona.limit), config.persona.history, card)
+
+    for split in SPLITS:
+        part = [row for row in rows if row.split == split]
+        if not part:
+            raise DialogueError(f"{rows_path} holds no {split} rows")
+        _write_table(part, card, folder / f"{split}.parquet")
+    shutil.copyfile(card_path, folder / CARD_FILE)
+
+    notes = [
+        f"{path} is outside of {inputs['persona']}: a change of it does not make this stage stale"
+        for path in (card_path, rows_path)
+        if not path.resolve().is_relative_to(inputs["persona"].resolve())
+    ]
+    _plot_lengths(rows, card, folder / "lengths.png")
+    return Report(
+        metrics=_metrics(rows, card),
+        pictures={"Lengths of prompts and completions": "lengths.png"},
+        tables={
+            "Rows by split and expression": _by_expression(rows, card),
+            "Examples": _examples(rows, card),
+        },
+        notes=notes,
+    )
+
+
+def _interleave(queues: Iterable[list[str]]) -> list[str]:
+    """One of each queue in turn, the longest first."""
+    ordered = sorted(queues, key=len, reverse=True)
+    return [q[i] for i in range(max(map(len, ordered), default=0)) for q in ordered if i < len(q)]
+
+
+def _write_table(rows: Sequence[DialogueRow], card: Card, path: Path) -> None:
+    import pyarrow as pa  # here, because serving imports this room and needs neither tables nor plots
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(
+        [
+            row.model_dump(exclude={"split", "history"})
+            | {
+                "prompt": render_prompt(card, row.memories_read, row.history, row.user),
+                "completion": render_completion(row, card),
+            }
+            for row in rows
+        ],
+        schema=pa.schema(
+            [(name, pa.string()) for name in ("id", "group", "user", "reply", "expression")]
+            + [(name, pa.list_(pa.string())) for name in ("memories_read", "memories_written")]
+            + [(name, pa.string()) for name in ("prompt", "completion")]
+        ),
+    )
+    pq.write_table(table, path)
+
+
+def _metrics(rows: Sequence[DialogueRow], card: Card) -> dict[str, float]:
+    test = [row for row in rows if row.split == "test"]
+    hits = sum(fallback_expression(row.reply, card) == row.expression for row in test)
+    majority = Counter(row.expression for row in rows if row.split == "train").most_common(1)[0][0]
+    majority_hits = sum(row.expression == majority for row in test)
+    return {
+        **{f"rows_{split}": float(sum(row.split == split for row in rows)) for split in SPLITS},
+        "groups": float(len({row.group for row in rows})),
+        "rows_reading_memory": float(sum(bool(row.memories_read) for row in rows)),
+        "rows_writing_memory": float(sum(bool(row.memories_written) for row in rows)),
+        "rows_with_history": float(sum(bool(row.history) for row in rows)),
+        "reply_characters_mean": sum(len(row.reply) for row in rows) / len(rows),
+        "reply_characters_max": float(max(len(row.reply) for row in rows)),
+        "fallback_expression_accuracy": hits / len(test),
+        "majority_expression_accuracy": majority_hits / len(test),
+    }
+
+
+def _by_expression(rows: Sequence[DialogueRow], card: Card) -> list[dict[str, Any]]:
+    count = Counter((row.expression, row.split) for row in rows)
+    return [
+        {"expression": name, "label": spec.label, **{split: count[name, split] for split in SPLITS}}
+        for name, spec in card.expressions.items()
+    ]
+
+
+def _examples(rows: Sequence[DialogueRow], card: Card) -> list[dict[str, Any]]:
+    examples = [row for row in rows if row.split == "train"][:: max(1, len(rows) // 8)][:8]
+    return [
+        {
+            "prompt": render_prompt(card, row.memories_read, row.history, row.user),
+            "completion": render_completion(row, card),
+        }
+        for row in examples
+    ]
+
+
+def _plot_lengths(rows: Sequence[DialogueRow], card: Card, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    # Labels in ASCII: the machine may have no Hangul font.
+    prompts = [len(render_prompt(card, row.memories_read, row.history, row.user)) for row in rows]
+    completions = [len(render_completion(row, card)) for row in rows]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.hist([prompts, completions], bins=30, label=["prompt", "completion"])
+    axes.set(xlabel="characters", ylabel="rows", title=f"{len(rows)} dialogue rows")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _draft(path: Path, line: int, record: dict[str, str | None], card: Card) -> dict[str, Any] | None:
+    cells = {column: (record.get(column) or "").strip() for column in ORIGINAL_COLUMNS}
+    if cells["data_type"] not in ("train", "valid"):
+        raise DialogueError(f"{path}, line {line}: data_type {cells['data_type']!r} is not train or valid")
+    read, question = _split_memories(cells["input_data"])
+    written, answer = _split_memories(cells["output_data"])
+    reply = cells["output_message"] or answer
+    written = written or _split_memories(cells["memory"])[0]
+    if not reply:
+        return None
+    if not question:
+        raise DialogueError(f"{path}, line {line}: input_data holds no question")
+    parsed = _speech(reply, card)
+    return {
+        "id": f"csv{line:05d}",
+        "group": normalise(question),
+        "user": question,
+        "reply": parsed,
+        "expression": fallback_expression(parsed, card),
+        "memories_read": read,
+        "memories_written": written[:2],
+        "split": cells["data_type"],
+        "line": line,
+    }
+
+
+def _speech(reply: str, card: Card) -> str:
+    """The reply as it would be said: through the same parser that serving uses."""
+    try:
+        return parse_completion(reply, card).text
+    except ValueError:
+        return " ".join(reply.split())
+
+
+def _split_memories(cell: str) -> tuple[list[str], str]:
+    """`[키: 값] … text` as the memories in front and the text on one line."""
+    match = _LEADING_MEMORIES.match(cell)
+    assert match is not None  # both of its parts may be empty
+    memories = []
+    for body in _BRACKETED.findall(match.group(1)):
+        key, colon, value = (part.strip() for part in body.partition(":"))
+        if colon and key and value:
+            memories.append(f"{key}: {' '.join(value.split())}")
+    return memories, " ".join(_BRACKETED.sub(" ", match.group(2)).split())
+
+
+def _problem(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        problems.append(f"{key}: {problem['msg']}" if key else problem["msg"])
+    return "; ".join(problems)
