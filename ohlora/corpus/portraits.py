@@ -1,0 +1,226 @@
+"""The one storage format of portraits: Parquet shards with a manifest, and `Portraits` in memory.
+
+A folder holds `portraits-00000.parquet`, … and `portraits.json` with the SHA-256 of each shard. A row is an
+image (WebP), a mask (PNG of `FaceClass` indices), who and where it came from, its split and its ground truth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from ohlora.artifacts import sha256_file
+from ohlora.attributes import ATTRIBUTE_NAMES
+
+MANIFEST = "portraits.json"
+FORMAT = 1
+ROWS_PER_SHARD = 128
+WEBP_QUALITY = 92
+TRUTH_NAMES: tuple[str, ...] = (*ATTRIBUTE_NAMES, "pitch", "roll", "smile")
+PERSONA_IDENTITY = 0
+
+SCHEMA = pa.schema(
+    [
+        ("image", pa.binary()),  # WebP, RGB
+        ("mask", pa.binary()),  # PNG, uint8 FaceClass
+        ("identity", pa.int64()),  # 0 is Oh-LoRA
+        ("seed", pa.int64()),  # of the look
+        ("moment", pa.int64()),  # number of the portrait within its identity
+        ("variant", pa.string()),  # persona, sample or rendered
+        ("split", pa.string()),  # train or test
+        *((name, pa.float32()) for name in TRUTH_NAMES),
+    ]
+)
+
+
+class CorpusError(RuntimeError):
+    """A folder of portraits is missing, incomplete or corrupt; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """Decoded portraits; all arrays share their first axis n."""
+
+    images: NDArray[np.uint8]  # [n, h, w, 3] RGB
+    masks: NDArray[np.uint8]  # [n, h, w] FaceClass
+    truth: dict[
+        str, NDArray[np.float32]
+    ]  # name of TRUTH_NAMES -> [n], units of ohlora.attributes; nan is unknown
+    identity: NDArray[np.int64]  # [n], 0 is Oh-LoRA
+    split: NDArray[np.str_]  # [n] "train" or "test"
+
+    def __len__(self) -> int:
+        return len(self.identity)
+
+    @classmethod
+    def load(cls, folder: Path) -> Portraits:
+        """Read and check a folder of portraits.
+
+        Raises:
+            CorpusError: a file is missing or its SHA-256 differs from the manifest.
+        """
+        table = read_table(folder)
+        if not table.num_rows:
+            raise CorpusError(f"{folder} holds no portraits; run: ohlora stage corpus")
+        try:
+            images = np.stack([decode_image(b) for b in table["image"].to_pylist()])
+            masks = np.stack([decode_mask(b) for b in table["mask"].to_pylist()])
+        except (OSError, ValueError) as error:
+            raise CorpusError(
+                f"{folder}: a picture does not decode: {error}; run: ohlora stage corpus"
+            ) from error
+        return cls(
+            images=images,
+            masks=masks,
+            truth={name: table[name].to_numpy().astype(np.float32) for name in TRUTH_NAMES},
+            identity=table["identity"].to_numpy(),
+            split=np.array(table["split"].to_pylist()),
+        )
+
+    def select(self, which: Literal["train", "test"] | NDArray[Any]) -> Portraits:
+        """The portraits of a split, of a boolean mask [n] or at indices [k].
+
+        Raises:
+            CorpusError: nothing is selected.
+        """
+        index = np.flatnonzero(self.split == which) if isinstance(which, str) else np.arange(len(self))[which]
+        if not len(index):
+            raise CorpusError(f"no portrait is selected by {which!r} among {len(self)}")
+        return Portraits(
+            images=self.images[index],
+            masks=self.masks[index],
+            truth={name: values[index] for name, values in self.truth.items()},
+            identity=self.identity[index],
+            split=self.split[index],
+        )
+
+    def resized(self, resolution: int) -> Portraits:
+        """Images by area averaging, masks by nearest pixel, to [n, resolution, resolution]."""
+        if self.images.shape[1:3] == (resolution, resolution):
+            return self
+        size = (resolution, resolution)
+        box, nearest = Image.Resampling.BOX, Image.Resampling.NEAREST
+        resample = box if resolution < self.images.shape[1] else Image.Resampling.BICUBIC
+        images = np.stack([np.asarray(Image.fromarray(i).resize(size, resample)) for i in self.images])
+        masks = np.stack([np.asarray(Image.fromarray(m).resize(size, nearest)) for m in self.masks])
+        return Portraits(images, masks, self.truth, self.identity, self.split)
+
+
+def encode_image(image: NDArray[np.uint8]) -> bytes:
+    """WebP of an RGB image uint8 [h, w, 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "WEBP", quality=WEBP_QUALITY, method=4)
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """RGB image uint8 [h, w, 3]."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    """PNG of a mask uint8 [h, w]."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def decode_mask(data: bytes) -> NDArray[np.uint8]:
+    """Mask uint8 [h, w]."""
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def split_of(identity: int, test_fraction: float) -> str:
+    """Split of an identity: a hash decides, so that it never changes when portraits are added.
+
+    Oh-LoRA herself is always in `train`: nobody else can stand in for her.
+    """
+    if identity == PERSONA_IDENTITY:
+        return "train"
+    digest = hashlib.sha256(f"split {identity}".encode()).digest()
+    return "test" if int.from_bytes(digest[:4], "big") / 2**32 < test_fraction else "train"
+
+
+def with_splits(table: pa.Table, test_fraction: float) -> pa.Table:
+    """The same rows, split again by identity."""
+    splits = pa.array([split_of(i, test_fraction) for i in table["identity"].to_pylist()], pa.string())
+    return table.set_column(table.schema.get_field_index("split"), "split", splits)
+
+
+def write(folder: Path, table: pa.Table, provenance: dict[str, Any]) -> None:
+    """Write rows as shards and a manifest; shards of an earlier write are removed.
+
+    Args:
+        table: rows of `SCHEMA`.
+        provenance: where they came from: generator, settings, licence; JSON values.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    table = table.cast(SCHEMA)
+    (folder / MANIFEST).unlink(missing_ok=True)  # an interrupted write is no valid folder
+    for old in folder.glob("portraits-*.parquet"):
+        old.unlink()
+    files = {}
+    for number, start in enumerate(range(0, table.num_rows, ROWS_PER_SHARD)):
+        name = f"portraits-{number:05d}.parquet"
+        pq.write_table(table.slice(start, ROWS_PER_SHARD), folder / name, compression="zstd")
+        files[name] = sha256_file(folder / name)
+    manifest = {"format": FORMAT, "count": table.num_rows, "files": files, "provenance": provenance}
+    (folder / MANIFEST).write_text(
+        json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of portraits.
+
+    Raises:
+        CorpusError: there is none, or it does not parse.
+    """
+    path = folder / MANIFEST
+    restore = f"restore it with: git checkout {folder}, or make it again with: ohlora stage corpus"
+    if not path.is_file():
+        raise CorpusError(f"{folder} is not a folder of portraits: {MANIFEST} is missing; {restore}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT or not isinstance(manifest["files"], dict):
+            raise ValueError(f"format {manifest['format']!r}, expected {FORMAT}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorpusError(f"{path} does not parse: {error}; {restore}") from error
+    return dict(manifest)
+
+
+def read_table(folder: Path) -> pa.Table:
+    """Rows of a folder of portraits, pictures still encoded, after every hash was checked.
+
+    Raises:
+        CorpusError: a shard is missing, corrupt, or has other columns.
+    """
+    manifest = read_manifest(folder)
+    restore = f"restore it with: git checkout {folder}, or make it again with: ohlora stage corpus"
+    tables = []
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if Path(name).name != name:
+            raise CorpusError(f"{folder / MANIFEST} names a file outside its folder: {name}")
+        if not path.is_file():
+            raise CorpusError(f"{path} is missing; {restore}")
+        actual = sha256_file(path)
+        if actual != expected:
+            raise CorpusError(
+                f"{path} is corrupt: SHA-256 {actual[:12]}…, expected {expected[:12]}…; {restore}"
+            )
+        table = pq.read_table(path)
+        if table.schema.names != SCHEMA.names:
+            raise CorpusError(f"{path} has columns {table.schema.names}, expected {SCHEMA.names}; {restore}")
+        tables.append(table.cast(SCHEMA))
+    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
