@@ -1,0 +1,287 @@
+"""What the generator learns from: portraits with conditions, and which of them it must never see.
+
+Also home of the "free areas": eyes change nothing outside the eyes, a mouth nothing above the nose. A row may
+therefore be shown with another eye openness and its eye area excused from the loss, which tells the generator
+that the rest of the picture has nothing to do with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ohlora.attributes import CONDITION_NAMES, FaceClass
+from ohlora.corpus import Portraits
+from ohlora.errors import UserError
+from ohlora.gan.losses import emphasis
+from ohlora.gan.networks import NUISANCE_NAMES, Normalisation
+
+PERSONA = 0  # identity number of Oh-LoRA in a corpus
+EYES, MOUTH, POSE = (CONDITION_NAMES.index(name) for name in ("eyes", "mouth", "pose"))
+MOVING = 3  # eyes, mouth and pose come first and vary; the other conditions belong to a person
+HELD_OUT = 0.1  # share of the persona's portraits that judge the generator
+
+Labels = Literal["truth", "formulas"]
+
+
+class CorpusUnusable(UserError, ValueError):
+    """A corpus cannot train a generator; the message says what is missing."""
+
+
+def persona_identity(identity: NDArray[np.integer]) -> int:
+    """Oh-LoRA's identity number, or the person with most portraits in a corpus without her."""
+    if (identity == PERSONA).any():
+        return PERSONA
+    values, counts = np.unique(identity, return_counts=True)
+    return int(values[counts.argmax()])
+
+
+def held_out(portraits: Portraits) -> NDArray[np.bool_]:
+    """Portraits of the persona that only judge: every tenth in the order of yaw, never the outermost.
+
+    A function of the corpus alone, so that training and scoring agree in any process. Without a known yaw the
+    corpus's own order serves.
+
+    Returns:
+        bool [n].
+    """
+    rows = np.flatnonzero(portraits.identity == persona_identity(portraits.identity))
+    rows = rows[np.argsort(portraits.truth["pose"][rows], kind="stable")]
+    period = round(1 / HELD_OUT)
+    chosen = np.zeros(len(portraits.identity), bool)
+    chosen[rows[period // 2 :: period]] = True
+    return chosen
+
+
+def conditions_of(portraits: Portraits, labels: Path | None, source: Labels) -> NDArray[np.float32]:
+    """Raw conditions, float32 [n, 7] in the order of `CONDITION_NAMES`; NaN where nothing is known.
+
+    Args:
+        portraits: the corpus.
+        labels: folder of the labels stage, with `labels.parquet` in the corpus's row order, or None.
+        source: which of the corpus's truth and the formulas' labels wins; the other fills its gaps.
+
+    Raises:
+        CorpusUnusable: the labels have another number of rows than the corpus.
+    """
+    n = len(portraits.images)
+    truth = np.full((n, len(CONDITION_NAMES)), np.nan, np.float32)
+    for column, name in enumerate(CONDITION_NAMES):
+        truth[:, column] = portraits.truth[name]
+    formulas = np.full_like(truth, np.nan)
+    if labels is not None:
+        table = pd.read_parquet(labels / "labels.parquet")
+        if len(table) != n:
+            raise CorpusUnusable(
+                f"{labels} has {len(table)} rows, the corpus {n}; run the labels stage again"
+            )
+        for column, name in enumerate(CONDITION_NAMES):
+            if name in table:
+                formulas[:, column] = table[name].to_numpy(np.float32, na_value=np.nan)
+    first, second = (truth, formulas) if source == "truth" else (formulas, truth)
+    return np.where(np.isnan(first), second, first)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Free areas of each portrait as rows and columns: int64 [n, 4] of top, bottom, left, right at 256."""
+
+    eyes: Tensor
+    mouth: Tensor
+
+    @classmethod
+    def measure(cls, masks: NDArray[np.uint8]) -> Boxes:
+        """Boxes around eyes with brows, and from the nose down; empty where nothing is seen."""
+        size = masks.shape[1]
+        unit = size / 256
+        eyes, mouth = np.zeros((len(masks), 4), np.int64), np.zeros((len(masks), 4), np.int64)
+        upper = [FaceClass.LEFT_EYE, FaceClass.RIGHT_EYE, FaceClass.LEFT_BROW, FaceClass.RIGHT_BROW]
+        lips = [FaceClass.UPPER_LIP, FaceClass.INNER_MOUTH, FaceClass.LOWER_LIP]
+        for i, mask in enumerate(masks):
+            found = _extent(np.isin(mask, upper))
+            nose = _extent(mask == FaceClass.NOSE)
+            face = _extent(np.isin(mask, [FaceClass.SKIN, *lips]))
+            if found and nose:
+                # closed eyes leave no eye pixels: reach down to half of the nose, wherever the lids ended
+                bottom = max(found[1] + 8 * unit, (nose[0] + nose[1]) / 2)
+                eyes[i] = np.clip(
+                    [found[0] - 8 * unit, bottom, found[2] - 8 * unit, found[3] + 8 * unit], 0, size
+                )
+            if nose and face:
+                mouth[i] = np.clip(
+                    [nose[1] - 14 * unit, size, face[2] - 8 * unit, face[3] + 8 * unit], 0, size
+                )
+        scale = 256 / size
+        return cls(
+            torch.from_numpy((eyes * scale).astype(np.int64)),
+            torch.from_numpy((mouth * scale).astype(np.int64)),
+        )
+
+
+def _extent(area: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    rows, columns = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
+    if not len(rows):
+        return None
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step of training sees."""
+
+    images: Tensor  # float32 [n, 3, r, r] in [-1, 1]
+    weights: Tensor  # float32 [n, 1, r, r]
+    codes: Tensor  # int64 [n], rows of the table of latents
+    conditions: Tensor  # normalised, float32 [n, 7]
+    nuisance: Tensor  # standardised, float32 [n, 3]
+
+
+class TrainingSet:
+    """The rows of a corpus that a generator may learn from, in memory, with the ones that judge it apart."""
+
+    def __init__(self, portraits: Portraits, conditions: NDArray[np.float32], persona_share: float) -> None:
+        """
+        Args:
+            portraits: the corpus.
+            conditions: raw, float32 [n, 7] as of `conditions_of`; rows with a gap are dropped.
+            persona_share: share of a batch that shows the persona.
+
+        Raises:
+            CorpusUnusable: nothing is left to train on.
+        """
+        identity = np.asarray(portraits.identity)
+        persona = persona_identity(identity)
+        judged = held_out(portraits)
+        known = ~np.isnan(conditions).any(1)
+        # the persona is what the product shows: all her portraits train, in whatever split her identity fell
+        split = np.asarray(portraits.split)
+        train = known & ~judged & ((split == "train") | (identity == persona))
+        if not train.any() or not (train & (identity == persona)).any():
+            raise CorpusUnusable(
+                f"no portrait to train on: {len(identity)} portraits, {int(known.sum())} with all labels, "
+                f"{int((identity == persona).sum())} of the persona"
+            )
+        rows = np.flatnonzero(train)
+        self.held_rows = np.flatnonzero(judged & known)
+        self.rows = rows
+        self.numbers = np.unique(identity[rows])  # identity number of each latent
+        self.persona = int(np.searchsorted(self.numbers, persona))
+        self.share = persona_share
+        code = np.searchsorted(self.numbers, identity)
+        # what belongs to a person is measured with noise in each portrait: take the person's mean
+        self.raw = conditions.astype(np.float32).copy()
+        self.person = np.zeros((len(self.numbers), len(CONDITION_NAMES)), np.float32)
+        for k, number in enumerate(self.numbers):
+            mean = self.raw[rows[identity[rows] == number]].mean(0)
+            self.person[k] = mean
+            self.raw[identity == number, MOVING:] = mean[MOVING:]
+        static = self.person[:, MOVING:]
+        mean, scale = np.zeros(len(NUISANCE_NAMES)), np.ones(len(NUISANCE_NAMES))
+        self.raw_nuisance = np.zeros((len(identity), len(NUISANCE_NAMES)), np.float32)
+        for column, name in enumerate(NUISANCE_NAMES):
+            values = portraits.truth[name]
+            if np.isnan(values[rows]).any():
+                continue  # a corpus without this truth: the generator averages over it
+            self.raw_nuisance[:, column] = values
+            mean[column] = values[rows[code[rows] == self.persona]].mean()  # 0 is Oh-LoRA's usual way
+            scale[column] = max(float(values[rows].std()), 1e-3)
+        self.normalisation = Normalisation(
+            condition_mean=torch.tensor([0.5, 0.5, 0.0, *static.mean(0)]).float(),
+            condition_scale=torch.tensor([0.5, 0.5, 30.0, *np.maximum(static.std(0), 1e-3)]).float(),
+            nuisance_mean=torch.tensor(mean).float(),
+            nuisance_scale=torch.tensor(scale).float(),
+        )
+        self.code = torch.from_numpy(code.astype(np.int64))
+        self.hers = rows[code[rows] == self.persona]
+        self.others = rows[code[rows] != self.persona]
+        self._images = portraits.images
+        self._masks = portraits.masks
+        self.boxes = Boxes.measure(portraits.masks)
+        self._cache: tuple[int, Tensor, Tensor] | None = None
+
+    @property
+    def codes(self) -> int:
+        """Number of latents: one for each person and one for each mirror image."""
+        return 2 * len(self.numbers)
+
+    def at(self, resolution: int) -> tuple[Tensor, Tensor]:
+        """All portraits at a resolution: images uint8 [n, 3, r, r] and weights float16 [n, 1, r, r]."""
+        if self._cache is None or self._cache[0] != resolution:
+            images = torch.empty(len(self._images), 3, resolution, resolution, dtype=torch.uint8)
+            weights = torch.ones(len(images), 1, resolution, resolution, dtype=torch.float16)
+            for start in range(0, len(images), 64):
+                part = slice(start, start + 64)
+                full = torch.from_numpy(np.ascontiguousarray(self._images[part])).permute(0, 3, 1, 2).float()
+                images[part] = F.interpolate(full, (resolution, resolution), mode="area").round().byte()
+                weight = emphasis(torch.from_numpy(np.ascontiguousarray(self._masks[part])))
+                weights[part] = F.interpolate(weight, (resolution, resolution), mode="area").half()
+            self._cache = (resolution, images, weights)
+        return self._cache[1], self._cache[2]
+
+    def batch(self, step: int, size: int, resolution: int, seed: int, swap: float = 0.5) -> Batch:
+        """The batch of a step: a function of its arguments, so that a resumed training sees the same.
+
+        Args:
+            step: number of the step.
+            size: portraits in the batch.
+            resolution: of the images.
+            seed: of the order.
+            swap: share of rows shown with a foreign eye or mouth openness and its free area excused.
+        """
+        rng = np.random.default_rng([seed, step])
+        hers = min(size, int(np.floor(size * self.share + rng.random()))) if len(self.others) else size
+        rows = np.concatenate(
+            [rng.choice(self.hers, hers, hers > len(self.hers)), rng.choice(self.others, size - hers)]
+            if len(self.others)
+            else [rng.choice(self.hers, size)]
+        )
+        mirror = rng.random(size) < 0.5
+        mirror[:hers] = False
+        raw = self.raw[rows].copy()
+        images, weights = self.at(resolution)
+        picked = torch.from_numpy(rows)
+        image = images[picked].float() / 127.5 - 1
+        weight = weights[picked].float()
+        kind = rng.random(size)
+        for i in np.flatnonzero(kind < swap):
+            column, boxes = (EYES, self.boxes.eyes) if kind[i] < swap / 2 else (MOUTH, self.boxes.mouth)
+            top, bottom, left, right = (boxes[rows[i]] * resolution / 256).round().long().tolist()
+            if bottom > top and right > left:
+                raw[i, column] = rng.random()
+                weight[i, :, top:bottom, left:right] = 0
+        nuisance = self.raw_nuisance[rows]
+        flipped = torch.from_numpy(mirror)
+        if flipped.any():
+            image[flipped] = image[flipped].flip(3)
+            weight[flipped] = weight[flipped].flip(3)
+            raw[mirror, POSE] *= -1
+            nuisance[mirror, NUISANCE_NAMES.index("roll")] *= -1
+        codes = self.code[picked] + len(self.numbers) * flipped
+        return Batch(
+            image.contiguous(memory_format=torch.channels_last),
+            weight,
+            codes,
+            *self.normalisation(torch.from_numpy(raw), torch.from_numpy(nuisance)),
+        )
+
+    def judged(self, resolution: int) -> Batch:
+        """The held-out portraits of the persona."""
+        images, weights = self.at(resolution)
+        rows = torch.from_numpy(self.held_rows)
+        return Batch(
+            images[rows].float() / 127.5 - 1,
+            weights[rows].float(),
+            self.code[rows],
+            *self.normalisation(
+                torch.from_numpy(self.raw[self.held_rows]),
+                torch.from_numpy(self.raw_nuisance[self.held_rows]),
+            ),
+        )

@@ -1,0 +1,365 @@
+"""The face stage: distil portraits into a generator that can be told how to look.
+
+Each person has a learned latent (GLO, Bojanowski et al. 2018, arXiv:1707.05776), each portrait its
+conditions; the generator learns to redraw the portraits from both. No discriminator: with a few hundred
+portraits and minutes of a CPU one does not separate anything, while a pyramid of colours and edges gives
+crisp faces of the people it saw.
+
+Notable:
+- The picture grows: most steps run at half the resolution, the last ones at the full one.
+- Batches are a function of (seed, step) and the state is saved every minute, so that a killed training goes
+  on where it was; the checkpoint lies outside the stage's output, which DVC deletes before each run.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ohlora.config import Config, FaceConfig, state_dir
+from ohlora.corpus import Portraits
+from ohlora.gan.data import Batch, TrainingSet, conditions_of
+from ohlora.gan.face import Face, fit_people, save_face
+from ohlora.gan.losses import psnr, reconstruction
+from ohlora.gan.networks import Generator, GeneratorConfig
+from ohlora.gan.pictures import save_grid, save_sheet
+from ohlora.stage import Journal, Report
+
+LOG_EVERY = 20  # steps between points of a curve
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where and how a training computes."""
+
+    name: str  # "cpu" or "cuda"
+    dtype: torch.dtype  # of convolutions
+
+    @classmethod
+    def choose(cls, config: Config) -> Device:
+        """Resolve `auto`: a GPU if there is one; bfloat16 where matrix units make it faster than float32."""
+        name = config.runtime.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if config.runtime.precision != "auto":
+            return cls(name, getattr(torch, config.runtime.precision))
+        # measured: without AMX, bfloat16 convolutions of these shapes are slower than float32 ones
+        fast = name == "cuda" or torch.cpu._is_amx_tile_supported()
+        return cls(name, torch.bfloat16 if fast else torch.float32)
+
+
+def generator_config(config: FaceConfig) -> GeneratorConfig:
+    """Shape of the generator that the settings ask for."""
+    return GeneratorConfig(
+        resolution=config.resolution,
+        z_dim=config.z_dim,
+        w_dim=config.w_dim,
+        channel_base=config.channel_base,
+        channel_max=config.channel_max,
+        mapping_layers=config.mapping_layers,
+    )
+
+
+class Distillation:
+    """A generator, its average over time, the latents and the optimiser; one step at a time."""
+
+    def __init__(self, config: FaceConfig, data: TrainingSet, device: Device) -> None:
+        self.config, self.data, self.device = config, data, device
+        # torch's layers draw their weights from the global generator: seed it inside, leave it outside as it
+        # was
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            generator = Generator(generator_config(config))
+            codes = config.latent_spread * torch.randn(data.codes, config.z_dim)
+        self.generator = generator.to(device.name).to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.codes = nn.Parameter(codes.to(device.name))
+        groups = [{"params": list(self.generator.parameters())}, {"params": [self.codes]}]
+        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+        self.step_number = 0
+        self.continued = False
+
+    def start_from(self, face: Face, numbers: NDArray[np.integer]) -> bool:
+        """Continue a trained model: its weights, and its latents of people that this corpus has too.
+
+        People it does not know start as the average person. False, and nothing changed, if its network has
+        another shape than the settings ask for.
+
+        Args:
+            face: the model.
+            numbers: identity number of each latent of this training.
+        """
+        if face.generator.config != self.generator.config:
+            return False
+        state = face.generator.state_dict()
+        self.generator.load_state_dict(state)
+        self.average.load_state_dict(state)
+        known = {int(number): row for row, number in enumerate(face.people.numbers)}
+        half = len(numbers)
+        with torch.no_grad():
+            for k, number in enumerate(numbers):
+                row = known.get(int(number))
+                for target, table in ((k, face.people.latents), (half + k, face.people.mirrored)):
+                    self.codes[target] = face.people.latent_mean if row is None else table[row]
+        self.continued = True
+        return True
+
+    def resolution(self, step: int) -> int:
+        """Of the pictures of a step: quarter, half, then full; of a continued model always full."""
+        share = step / self.config.steps
+        full = self.config.resolution
+        if self.continued:
+            return full
+        first, second = self.config.growth
+        return max(8, full // 4 if share < first else full // 2 if share < second else full)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up over 50 steps, constant, cosine from the middle on; a continued model's is lower."""
+        share = step / self.config.steps
+        decay = 0.5 * (1 + math.cos(math.pi * (share - 0.5) / 0.5)) if share > 0.5 else 1.0
+        peak = self.config.learning_rate * (self.config.continued_speed if self.continued else 1.0)
+        return peak * min(1.0, (step + 1) / 50) * max(decay, 0.03)
+
+    def step(self) -> dict[str, float]:
+        """Train one batch; returns the loss."""
+        config, step = self.config, self.step_number
+        batch = self.data.batch(step, config.batch_size, self.resolution(step), config.seed)
+        rate = self.learning_rate(step)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.param_groups[1]["lr"] = rate * config.latent_speed
+        noise = torch.from_numpy(
+            np.random.default_rng([config.seed, step, 1]).standard_normal(
+                (len(batch.codes), config.z_dim), np.float32
+            )
+        )
+        noise *= (
+            config.latent_noise * (batch.codes != self.data.persona)[:, None]
+        )  # hers is to be one exact face
+        codes = self.codes[batch.codes.to(self.device.name)]
+        output = self._draw(self.generator, codes + noise.to(self.device.name), batch)
+        distance = reconstruction(
+            output, batch.images.to(self.device.name), batch.weights.to(self.device.name), edges=config.edges
+        )
+        loss = distance + config.latent_prior * codes.square().mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
+        self.optimizer.step()
+        self.step_number += 1
+        decay = min(config.ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for old, new in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+                old.lerp_(new, 1 - decay)
+        return {"loss": float(distance.detach()), "gradient_norm": float(norm), "learning_rate": rate}
+
+    def _draw(self, generator: Generator, z: Tensor, batch: Batch) -> Tensor:
+        name = self.device.name
+        with torch.autocast(name, self.device.dtype, enabled=self.device.dtype != torch.float32):
+            image = generator(z, batch.conditions.to(name), batch.images.shape[-1], batch.nuisance.to(name))
+        return image.float()
+
+    @torch.no_grad()
+    def judge(self) -> dict[str, float]:
+        """PSNR in dB and L1 in grey levels of the averaged generator on the persona's held-out portraits."""
+        batch = self.data.judged(self.resolution(self.step_number - 1))
+        if not len(batch.codes):
+            return {}
+        output = (
+            self._draw(self.average, self.codes[batch.codes.to(self.device.name)], batch).clamp(-1, 1).cpu()
+        )
+        return {
+            "held_out_psnr": float(psnr(output, batch.images).mean()),
+            "held_out_l1": float((output - batch.images).abs().mean() * 127.5),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the whole state at once: a kill leaves the old file or the new one."""
+        tensors = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        tensors["codes"] = self.codes.detach()
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        metadata = {"step": json.dumps(self.step_number)}
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, draft, metadata)
+        draft.replace(path)
+
+    def resume(self, path: Path) -> bool:
+        """Go on from a checkpoint; False, and nothing changed, if there is none that fits."""
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(path, "pt") as f:
+                step = int((f.metadata() or {})["step"])
+                tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, KeyError, ValueError):
+            return False
+        parts: dict[str, dict[str, Tensor]] = {"generator": {}, "average": {}, "optimizer": {}}
+        codes = tensors.pop("codes", None)
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        own = {k: v.shape for k, v in self.generator.state_dict().items()}
+        if (
+            codes is None
+            or codes.shape != self.codes.shape
+            or own != {k: v.shape for k, v in parts["generator"].items()}
+        ):
+            return False
+        self.generator.load_state_dict(parts["generator"])
+        self.average.load_state_dict(parts["average"])
+        self.codes.data.copy_(codes)
+        state = self.optimizer.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        parameters = [p.detach() for group in self.optimizer.param_groups for p in group["params"]]
+        for name, tensor in parts["optimizer"].items():
+            index, _, key = name.partition(".")
+            if tensor.ndim:  # the fused step walks memory: moments must lie there as their parameter does
+                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+            moments.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        self.step_number = step
+        return True
+
+
+def fingerprint(
+    config: FaceConfig, portraits: Portraits, conditions: NDArray[np.float32], start: str = ""
+) -> str:
+    """Names a training: the same settings and start on the same data continue the same checkpoint."""
+    digest = hashlib.sha256((config.model_dump_json() + start).encode())
+    for array in (portraits.images, portraits.masks, portraits.identity, conditions):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def run_distillation(
+    distillation: Distillation, journal: Journal, checkpoint: Path | None = None, save_every_s: float = 60.0
+) -> float:
+    """Train to the last step; returns seconds."""
+    started = saved = time.monotonic()
+    steps = distillation.config.steps
+    window: list[dict[str, float]] = []
+    for _ in journal.progress(range(distillation.step_number, steps), "face: distilling portraits"):
+        window.append(distillation.step())
+        number = distillation.step_number
+        if number % LOG_EVERY == 0 or number == steps:
+            curve = {key: float(np.mean([row[key] for row in window])) for key in window[0]}
+            curve["resolution"] = float(distillation.resolution(number - 1))
+            if number % (10 * LOG_EVERY) == 0 or number == steps:
+                curve |= distillation.judge()
+            journal.log(number, **curve)
+            window.clear()
+        if checkpoint is not None and time.monotonic() - saved > save_every_s:
+            distillation.save(checkpoint)
+            saved = time.monotonic()
+    return time.monotonic() - started
+
+
+def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journal: Journal) -> Report:
+    """The face stage.
+
+    Raises:
+        CorpusUnusable: the corpus has no usable portrait.
+    """
+    torch.set_num_threads(config.runtime.threads or os.cpu_count() or 1)
+    folder = outputs["output"]
+    folder.mkdir(parents=True, exist_ok=True)
+    portraits = Portraits.load(inputs["corpus"])
+    conditions = conditions_of(portraits, inputs.get("labels"), config.face.labels)
+    data = TrainingSet(portraits, conditions, config.face.persona_share)
+    distillation = Distillation(config.face, data, Device.choose(config))
+    notes = [
+        f"{len(data.rows)} portraits of {len(data.numbers)} people, {len(data.hers)} of them Oh-LoRA's; "
+        f"{len(data.held_rows)} of hers kept apart."
+    ]
+    start = ""
+    if config.face.start:
+        face = Face.load(config.face.start)
+        if distillation.start_from(face, data.numbers):
+            start = face.manifest.digest
+            notes.append(f"Continued from {config.face.start}, digest {start[:12]}.")
+        else:
+            notes.append(f"{config.face.start} has another shape than the settings: started from scratch.")
+    name = fingerprint(config.face, portraits, conditions, start)
+    checkpoint = state_dir(config, Path()) / "checkpoints" / "face" / name / "state.safetensors"
+    resumed = distillation.resume(checkpoint)
+    first = distillation.step_number
+    seconds = run_distillation(distillation, journal, checkpoint)
+    codes = distillation.codes.detach().cpu()
+    people = fit_people(
+        data.numbers,
+        codes[: len(data.numbers)],
+        codes[len(data.numbers) :],
+        data.person,
+        data.normalisation,
+        data.persona,
+    )
+    provenance = {
+        "profile": config.profile,
+        "steps": config.face.steps,
+        "batch_size": config.face.batch_size,
+        "seed": config.face.seed,
+        "portraits": len(data.rows),
+        "people": len(data.numbers),
+        "training": name,
+        "start": start,
+        "labels": config.face.labels,
+        "licence": "Apache-2.0",
+    }
+    save_face(folder, distillation.average.cpu(), people, config.face.truncation, provenance)
+    face = Face.load(folder)
+    save_sheet(face, folder / "sheet.png")
+    save_held_out(face, data, portraits, folder / "held_out.png")
+    metrics = distillation_metrics(face, data, portraits) | {"seconds": seconds}
+    checkpoint.unlink(missing_ok=True)
+    if resumed:
+        notes.append(f"Resumed at step {first} from a checkpoint.")
+    return Report(
+        metrics=metrics,
+        pictures={
+            "Oh-LoRA and sampled people: eyes, mouth, yaw": "sheet.png",
+            "Held-out renders (top) and their redrawing": "held_out.png",
+        },
+        notes=notes,
+    )
+
+
+def redraw(face: Face, data: TrainingSet) -> NDArray[np.uint8]:
+    """The persona's held-out portraits as the model draws them, uint8 [n, 256, 256, 3]."""
+    conditions = torch.from_numpy(data.raw[data.held_rows])
+    nuisance = torch.from_numpy(data.raw_nuisance[data.held_rows])
+    return face.images(face.persona_latent.expand(len(conditions), -1), conditions, nuisance)
+
+
+def save_held_out(face: Face, data: TrainingSet, portraits: Portraits, path: Path) -> None:
+    """Renders that the generator never saw above its redrawing of them."""
+    if len(data.held_rows):
+        save_grid([portraits.images[data.held_rows], redraw(face, data)], path, 192)
+
+
+def distillation_metrics(face: Face, data: TrainingSet, portraits: Portraits) -> dict[str, float]:
+    """PSNR in dB and L1 in grey levels of the stored model on the persona's held-out renders."""
+    if not len(data.held_rows):
+        return {}
+    drawn = redraw(face, data).astype(np.float64)
+    truth = portraits.images[data.held_rows].astype(np.float64)
+    error = ((drawn - truth) ** 2).mean((1, 2, 3))
+    return {
+        "persona_psnr": float((10 * np.log10(255**2 / error)).mean()),
+        "persona_l1": float(np.abs(drawn - truth).mean()),
+    }
