@@ -1,0 +1,8 @@
+"""What does she remember? The sentence encoder and its training, the store of memories and turns, recall."""
+
+from ohlora.memory.adapter import merge
+from ohlora.memory.encoder import Embedder, Encoder
+from ohlora.memory.grounding import is_grounded
+from ohlora.memory.store import Memory, MemoryStore, Recalled
+
+__all__ = ["Embedder", "Encoder", "Memory", "MemoryStore", "Recalled", "is_grounded", "merge"]
