@@ -74,13 +74,13 @@ def stage(
     overrides: Overrides = None,
 ) -> None:
     """Run one stage here and now, whether or not its inputs changed (`dvc repro` calls this)."""
-    from ohlora.pipeline import STAGES, execute
+    from ohlora.pipeline import STAGES, execute, workspace
 
     with explained():
         if name not in STAGES:
             raise ConfigError(f"unknown stage {name!r}; there are: {', '.join(STAGES)}")
         config, root = settings(profile, overrides)
-        report = execute(name, root, config)
+        report = execute(name, workspace(config, root), config)
         for note in report.notes:
             console.print(_escape(note))
 
@@ -97,16 +97,15 @@ def run(
     ] = None,
 ) -> None:
     """Run the pipeline without any server; what is unchanged is skipped."""
-    from ohlora.pipeline import STAGES, run_pipeline, workspace
+    from ohlora.pipeline import STAGES, run_pipeline
 
     with explained():
         for name in [*(force or []), *(target or [])]:
             if name not in STAGES:
                 raise ConfigError(f"unknown stage {name!r}; there are: {', '.join(STAGES)}")
         config, root = settings(profile, overrides)
-        tree = workspace(config, root, overridden=bool(overrides) or config.profile != "default")
         started = time.monotonic()
-        run_pipeline(config, tree, targets=target or None, force=tuple(force or ()))
+        run_pipeline(config, root, targets=target or None, force=tuple(force or ()))
         console.print(f"done in {time.monotonic() - started:.0f} s")
 
 

@@ -57,10 +57,14 @@ class CorpusConfig(Section):
 
 class LabelingConfig(Section):
     architecture: str = Field("Unet", description="a class of segmentation_models_pytorch")
-    encoder: str = Field("resnet18", description="its encoder")
+    encoder: str = Field("tu-resnet10t", description="its encoder")
     encoder_weights: str | None = Field(None, description="pretrained weights from a hub, e.g. imagenet")
+    encoder_depth: int = Field(4, ge=3, le=5, description="stages of the encoder")
+    decoder_channels: list[int] = Field(
+        [64, 32, 24, 16], description="of each decoder stage, coarse to fine; empty takes the library's own"
+    )
     resolution: Literal[64, 128, 256] = 128
-    steps: Positive = 200
+    steps: Positive = 90
     batch_size: Positive = 16
     learning_rate: Rate = 2e-3
     seed: int = 0
@@ -68,7 +72,7 @@ class LabelingConfig(Section):
 
 class JudgeConfig(Section):
     resolution: Literal[64, 128, 256] = 128
-    steps: Positive = 200
+    steps: Positive = 150
     batch_size: Positive = 32
     learning_rate: Rate = 2e-3
     seed: int = 77
@@ -76,15 +80,37 @@ class JudgeConfig(Section):
 
 class FaceConfig(Section):
     resolution: Literal[64, 128, 256] = 256
-    z_dim: Positive = 128
+    z_dim: Positive = Field(64, description="length of a person's latent")
     w_dim: Positive = 256
-    channel_base: Positive = Field(4096, description="channels at 4x4 are channel_base/4, capped")
+    channel_base: Positive = Field(3072, description="channels at resolution r are channel_base/r, capped")
     channel_max: Positive = 256
     mapping_layers: Positive = 4
+    labels: Literal["truth", "formulas"] = Field(
+        "truth", description="conditions that win; the other fills gaps"
+    )
+    persona_share: Fraction = Field(0.4, description="share of each batch that shows Oh-LoRA")
     steps: Positive = 400
+    growth: tuple[Fraction, Fraction] = Field(
+        (0.15, 0.65), description="shares of the steps after which the picture doubles"
+    )
     batch_size: Positive = 8
-    learning_rate: Rate = 1.2e-3
-    ema: Fraction = 0.995
+    learning_rate: Rate = 0.03
+    clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of the gradient")
+    ema: Fraction = Field(0.995, description="decay of the averaged weights, which are the model")
+    edges: float = Field(1.0, ge=0, description="weight of gradients against colours in the loss")
+    start: str = Field(
+        "", description="face model to continue from, e.g. data/starters/face; empty: from scratch"
+    )
+    continued_speed: Rate = Field(0.2, description="learning rate of a continued model, times learning_rate")
+    latent_spread: Annotated[float, Field(gt=0)] = Field(0.5, description="deviation of the first latents")
+    latent_speed: Annotated[float, Field(gt=0)] = Field(
+        0.3, description="learning rate of latents, times the rest's"
+    )
+    latent_noise: float = Field(
+        0.15, ge=0, description="deviation of noise on the latents of others than Oh-LoRA"
+    )
+    latent_prior: float = Field(0.01, ge=0, description="weight of the squared latents in the loss")
+    truncation: float = Field(1.0, ge=0, le=1, description="psi of sampled people: 0 average, 1 full variety")
     seed: int = 0
 
 
@@ -92,17 +118,29 @@ class PersonaConfig(Section):
     card: str = Field("data/persona/ohlora.yaml", description="character card: who she is")
     dialogues: str = Field("data/persona/dialogues.jsonl", description="dialogue rows")
     limit: int = Field(0, ge=0, description="take only N training rows; 0 takes all")
+    history: Fraction = Field(0.25, description="share of training rows that get an unrelated earlier turn")
+
+
+class ScratchLLMConfig(Section):
+    """Sizes of base=scratch-neox, a GPT-NeoX with random weights: for tests, not for people."""
+
+    hidden_size: Positive = 128
+    layers: Positive = 4
+    heads: Positive = 4
+    context: Positive = Field(512, description="longest sequence in tokens")
+    seed: int = Field(0, description="of the random weights")
 
 
 class VoiceConfig(Section):
     base: Literal["gemma3-270m", "scratch-neox", "hub"] = "gemma3-270m"
     hub_name: str = Field("", description="of base=hub: a model name of a hub or a local folder")
+    scratch: ScratchLLMConfig = ScratchLLMConfig()
     lora_rank: Positive = 16
     lora_alpha: Positive = 32
     lora_dropout: Fraction = 0.0
     target_modules: str | list[str] = "all-linear"
-    learning_rate: Rate = 5e-4
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    learning_rate: Rate = 1e-3
+    epochs: float = Field(0.75, gt=0, description="passes over the train rows; below 1 a part of them")
     batch_size: Positive = 8
     max_length: Positive = 192
     seed: int = 0
@@ -121,12 +159,23 @@ class MemoryConfig(Section):
     hub_name: str = ""
     pairs: str = Field("data/memory/pairs.jsonl", description="training pairs")
     lora_rank: Positive = 16
-    learning_rate: Rate = 5e-4
+    learning_rate: Rate = 1e-3
     epochs: Annotated[float, Field(gt=0)] = 1.0
-    batch_size: Positive = 32
+    batch_size: Positive = 64
     max_length: Positive = 64
-    threshold: float = Field(0.5, ge=-1, le=1, description="least cosine of a memory that is recalled")
+    loss: Literal["cosine", "cosent"] = "cosine"
+    threshold: float | None = Field(
+        None, ge=-1, le=1, description="least cosine of a recalled memory; null takes the calibrated one"
+    )
     top_k: Positive = 2
+    multi_valued: list[str] = Field(
+        ["가족", "친구", "반려동물", "계획", "약속", "여행", "알레르기", "취미", "싫어하는 것", "습관"],
+        description="memory keys that hold several values at once; any other key is updated",
+    )
+    own_words: list[str] = Field(
+        ["나이", "기분", "상태", "고민"],
+        description="keys whose value she may put in her own words; of others the person must have said it",
+    )
     seed: int = 0
 
 

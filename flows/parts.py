@@ -1,0 +1,52 @@
+"""Parts of the pipeline as flows of their own: each makes one model, from its first stage on."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.options import RunOptions
+from flows.tasks import work_tree
+
+
+@flow(name="labeling", persist_result=False)
+def labeling(options: RunOptions = RunOptions()) -> None:
+    """Portraits -> face parsing -> labels."""
+    with work_tree(options) as run:
+        corpus = run("corpus")
+        parser = run("parser", after=[corpus])
+        run("labels", after=[corpus, parser])
+
+
+@flow(name="face", persist_result=False)
+def face(options: RunOptions = RunOptions()) -> None:
+    """Portraits -> labels -> the generator, and the judge that it never sees."""
+    with work_tree(options) as run:
+        corpus = run("corpus")
+        parser = run("parser", after=[corpus])
+        labels = run("labels", after=[corpus, parser])
+        run("face", after=[corpus, labels])
+        run("judge", after=[corpus])
+
+
+@flow(name="voice", persist_result=False)
+def voice(options: RunOptions = RunOptions()) -> None:
+    """Base language model and dialogues -> the adapter she talks with."""
+    with work_tree(options) as run:
+        base_llm = run("base_llm")
+        dialogues = run("dialogues")
+        run("voice", after=[base_llm, dialogues])
+
+
+@flow(name="memory", persist_result=False)
+def memory(options: RunOptions = RunOptions()) -> None:
+    """Base encoder and pairs -> the adapter she remembers with."""
+    with work_tree(options) as run:
+        base_encoder = run("base_encoder")
+        run("memory", after=[base_encoder])
+
+
+@flow(name="package", persist_result=False)
+def package(options: RunOptions = RunOptions()) -> None:
+    """Models as they are -> the gate -> the bento. Everything must have been made before."""
+    with work_tree(options) as run:
+        run("package")
