@@ -1,0 +1,170 @@
+"""The chat page in a real browser, against the real bento."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from bento_server import Server
+
+from scripts.screenshot_page import FLAGS, find_browser
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+SHOWN = "document.querySelector('#face .layer.on')?.src"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = find_browser()
+    if path is None:
+        pytest.skip("no chromium on this machine (apt-get install chromium fonts-nanum)")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="ko-KR")
+    context.set_default_timeout(300_000)  # a busy machine is no failure
+    page = context.new_page()
+    page.troubles = []
+    page.requests = []
+    page.on("pageerror", lambda error: page.troubles.append(str(error)))
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.on("console", lambda m: page.troubles.append(m.text) if "Content Security" in m.text else None)
+    page.goto(server.url)
+    page.wait_for_selector("#message:enabled", timeout=300_000)
+    page.wait_for_function(SHOWN)
+    yield page
+    assert page.troubles == []
+    context.close()
+
+
+def test_she_answers_and_her_face_follows(page: Any, server: Server) -> None:
+    page.fill("#message", "안녕! 나는 민수야.")
+    with page.expect_response("**/api/chat") as answer:
+        page.press("#message", "Enter")
+        assert page.locator(".turn.me .bubble").inner_text() == "안녕! 나는 민수야."
+    page.wait_for_selector("#message:enabled", timeout=300_000)
+    assert page.locator(".turn.her").count() == 2  # the greeting and the reply
+    assert page.locator(".turn.her .bubble").last.inner_text().strip()
+    page.wait_for_function(f"image => {SHOWN} === image", arg=answer.value.json()["image"])
+    assert page.input_value("#message") == ""
+    outside = [url for url in page.requests if not url.startswith((server.url, "data:", "blob:"))]
+    assert outside == []
+    page.reload()  # what was said survives
+    page.wait_for_selector("#message:enabled", timeout=300_000)
+    assert page.locator(".turn.me .bubble").inner_text() == "안녕! 나는 민수야."
+
+
+def test_another_expression_shows_another_picture(page: Any, server: Server) -> None:
+    before = page.evaluate(SHOWN)
+    asleep = httpx.get(f"{server.url}/api/face", params={"eyes": 0}, timeout=300).content
+    image = "data:image/webp;base64," + base64.b64encode(asleep).decode()
+
+    def fall_asleep(route: Any) -> None:  # an untrained voice may keep the same expression for ever
+        answer = route.fetch(timeout=300_000)
+        expression = {**answer.json()["expression"], "name": "sad", "label": "졸림", "eyes": 0}
+        route.fulfill(response=answer, json={**answer.json(), "expression": expression, "image": image})
+
+    page.route("**/api/chat", fall_asleep)
+    page.fill("#message", "잘 자")
+    page.press("#message", "Enter")
+    page.wait_for_function(f"image => {SHOWN} === image", arg=image)
+    assert image != before
+    assert "졸림" in page.get_attribute("#face", "aria-label")
+    page.wait_for_selector("#message:enabled")
+    assert page.locator("#mood").inner_text() == "졸림"
+
+
+def test_enter_belongs_to_the_input_method_while_it_composes(page: Any) -> None:
+    page.fill("#message", "한")
+    page.evaluate(
+        "document.getElementById('message').dispatchEvent(new KeyboardEvent('keydown',"
+        "{key: 'Enter', isComposing: true, bubbles: true, cancelable: true}))"
+    )
+    page.press("#message", "Shift+Enter")
+    page.type("#message", "글")
+    assert page.input_value("#message") == "한\n글"
+    assert page.locator(".turn.me").count() == 0
+
+
+def test_a_failure_keeps_the_text_and_offers_another_try(page: Any) -> None:
+    page.route("**/api/chat", lambda route: route.abort())
+    page.fill("#message", "이건 잃어버리면 안 돼")
+    page.press("#message", "Enter")
+    page.wait_for_selector(".toast.trouble")
+    assert page.input_value("#message") == "이건 잃어버리면 안 돼"
+    assert page.locator(".turn.me").count() == 0
+    assert page.is_enabled("#message")
+    page.unroute("**/api/chat")
+    page.click(".toast button >> nth=0")
+    page.wait_for_selector("#message:enabled", timeout=300_000)
+    page.wait_for_selector(".turn.her:not(.typing) >> nth=1")
+    assert page.locator(".turn.me .bubble").inner_text() == "이건 잃어버리면 안 돼"
+    assert page.locator(".toast").count() == 0
+
+
+def test_text_is_never_markup(page: Any) -> None:
+    evil = "<img src=x onerror=\"document.title='owned'\"><b>굵게</b>"
+    answer = {
+        "text": evil,
+        "expression": {"name": "joy", "label": evil, "eyes": 0.5, "mouth": 0.5, "pose": 0},
+        "memories_used": [evil],
+        "memories_written": [f"이름: {evil}"],
+        "image": page.evaluate(SHOWN),
+        "seconds": {},
+    }
+    body = json.dumps(answer)
+    page.route("**/api/chat", lambda r: r.fulfill(body=body, content_type="application/json"))
+    page.fill("#message", evil)
+    page.press("#message", "Enter")
+    page.wait_for_selector(".chip.written")
+    assert page.locator(".turn.her .bubble").last.inner_text() == evil
+    assert page.locator(".turn.me .bubble").inner_text() == evil
+    assert page.locator(".chip.used").inner_text() == f"떠올린 기억: {evil}"
+    assert page.locator(".chip.written").inner_text() == f"기억했어: 이름: {evil}"
+    assert page.locator("#log img, #log b").count() == 0
+    assert "owned" not in page.title()
+
+
+def test_a_message_over_the_limit_cannot_be_sent(page: Any) -> None:
+    page.fill("#message", "가" * 10_000)
+    assert page.is_disabled("#send")
+    assert page.locator("#counter").inner_text().startswith("10000 / ")
+    page.press("#message", "Enter")
+    assert page.locator(".turn.me").count() == 0
+
+
+def test_a_new_conversation_can_be_undone(page: Any) -> None:
+    page.fill("#message", "안녕")
+    page.press("#message", "Enter")
+    page.wait_for_selector(".turn.her:not(.typing) >> nth=1", timeout=300_000)
+    page.wait_for_selector("#message:enabled", timeout=300_000)
+    session = "JSON.parse(localStorage.getItem('ohlora.conversation')).session"
+    before = page.evaluate(session)
+    page.click("#new-chat")
+    assert page.locator(".turn.me").count() == 0
+    assert page.evaluate(session) != before
+    page.click(".toast button >> nth=0")
+    assert page.locator(".turn.me").count() == 1
+    assert page.evaluate(session) == before
+
+
+def test_it_fits_a_phone(page: Any) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    width, height = page.evaluate(
+        "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+    )
+    assert (width, height) == (390, 844)
+    assert page.locator("#face").bounding_box()["width"] >= 140
+    box = page.locator("#send").bounding_box()
+    assert box["x"] + box["width"] <= 390
+    assert box["y"] + box["height"] <= 844
