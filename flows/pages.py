@@ -21,11 +21,11 @@ def stage_page(result: StageResult, mlflow_url: str) -> str:
     if report.run_id:
         lines.append(f"[Run, curves and weights in MLflow]({mlflow_url}/#/runs/{report.run_id})")
     lines += [f"- {note}" for note in report.notes]
+    for title, name in report.pictures.items():
+        lines.append(f"## {title}\n\n![{title}]({data_uri(result.folder / name)})")
     if report.metrics:
         rows = [f"| {name} | {value:.4g} |" for name, value in report.metrics.items()]
         lines.append("\n".join(["| figure | value |", "|---|---:|", *rows]))
-    for title, name in report.pictures.items():
-        lines.append(f"## {title}\n\n![{title}]({data_uri(result.folder / name)})")
     return "\n\n".join(lines) + "\n"
 
 

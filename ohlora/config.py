@@ -64,9 +64,9 @@ class LabelingConfig(Section):
         [64, 32, 24, 16], description="of each decoder stage, coarse to fine; empty takes the library's own"
     )
     resolution: Literal[64, 128, 256] = 128
-    steps: Positive = 90
-    batch_size: Positive = 16
-    learning_rate: Rate = 2e-3
+    steps: Positive = 150
+    batch_size: Positive = 8
+    learning_rate: Rate = 3e-3
     seed: int = 0
 
 
@@ -98,9 +98,7 @@ class FaceConfig(Section):
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of the gradient")
     ema: Fraction = Field(0.995, description="decay of the averaged weights, which are the model")
     edges: float = Field(1.0, ge=0, description="weight of gradients against colours in the loss")
-    start: str = Field(
-        "", description="face model to continue from, e.g. data/starters/face; empty: from scratch"
-    )
+    start: str = Field("data/starters/face", description="face model to continue from; empty: from scratch")
     continued_speed: Rate = Field(0.2, description="learning rate of a continued model, times learning_rate")
     latent_spread: Annotated[float, Field(gt=0)] = Field(0.5, description="deviation of the first latents")
     latent_speed: Annotated[float, Field(gt=0)] = Field(

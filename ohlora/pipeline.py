@@ -94,7 +94,11 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="face",
             entry="ohlora.gan.training:train",
-            inputs={"corpus": "artifacts/corpus", "labels": "artifacts/labels"},
+            inputs={
+                "corpus": "artifacts/corpus",
+                "labels": "artifacts/labels",
+                "start": "data/starters/face",
+            },
             output="artifacts/face",
             model="face",
             params=("face", "runtime"),
@@ -143,6 +147,7 @@ STAGES: dict[str, Stage] = {
             output="artifacts/memory",
             model="memory",
             params=(
+                "memory.loss",
                 "memory.lora_rank",
                 "memory.learning_rate",
                 "memory.epochs",

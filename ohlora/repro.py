@@ -20,7 +20,7 @@ Outcome = Literal["ran", "restored", "skipped"]
 
 _BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_NOISE = ("Updating lock file", "Generating lock file", "Use `dvc push`")
+_NOISE = ("Updating lock file", "Generating lock file", "Use `dvc push`", "WARNING: Process '")  # of DVC
 _TAIL_LINES = 30
 _PROGRESS_S = 5.0  # a redrawn progress bar is passed on this often
 _BUSY_WAIT_S = 60.0

@@ -30,6 +30,7 @@ from ohlora.labeling.pictures import overlay, sheet
 from ohlora.labeling.segmentation import (
     CLASSES,
     class_shares,
+    class_weights,
     confusion,
     intersection_over_union,
     iou_metrics,
@@ -196,16 +197,17 @@ def fit(
         optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.2
     )
     inputs = as_input(images, config.resolution)
-    targets = torch.from_numpy(masks)
+    targets = _stored_shares(masks, config.resolution)
+    frequency = torch.stack([t.float().mean((1, 2)) for t in targets]).mean(0) / 255
+    weights = class_weights(frequency / frequency.sum()).to(device)
     order = _batches(len(images), config.batch_size, generator)
     for step in journal.progress(range(config.steps), "parser", config.steps):
         rows = next(order)
-        shares = class_shares(targets[rows], config.resolution)
-        x, shares = augment(inputs[rows], shares, generator)
+        x, shares = augment(inputs[rows], targets[rows].float() / 255, generator)
         x, shares = x.to(device, memory_format=torch.channels_last), shares.to(device)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             logits = network(x)
-        cross_entropy = soft_cross_entropy(logits.float(), shares)
+        cross_entropy = soft_cross_entropy(logits.float(), shares, weights)
         dice = soft_dice_loss(logits.float(), shares)
         (cross_entropy + dice).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -215,6 +217,15 @@ def fit(
         if step % LOG_EVERY == 0 or step == config.steps - 1:
             journal.log(step, cross_entropy=cross_entropy.item(), dice_loss=dice.item())
     return network.eval()
+
+
+def _stored_shares(masks: NDArray[np.uint8], resolution: int) -> Tensor:
+    """Class shares of all masks in 255ths, uint8 [n, classes, r, r], computed once."""
+    chunks = [
+        (class_shares(torch.from_numpy(masks[i : i + PARSE_BATCH]), resolution) * 255).round().to(torch.uint8)
+        for i in range(0, len(masks), PARSE_BATCH)
+    ]
+    return torch.cat(chunks)
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> Any:

@@ -1,6 +1,6 @@
 // Calls of the API. Every failure is an ApiError whose message a person can read.
 
-const PATIENCE_MS = 180_000;
+const PATIENCE_MS = 290_000; // the server gives up after 300 s
 const TOKEN = "ohlora.token";
 
 export class ApiError extends Error {

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_portraits import synthetic_table
 
 from ohlora.corpus import CorpusError, Portraits
 from ohlora.corpus.portraits import (
@@ -21,6 +20,7 @@ from ohlora.corpus.portraits import (
     with_splits,
     write,
 )
+from tests.corpus.synthetic_portraits import synthetic_table
 
 
 def test_round_trip(tmp_path: Path) -> None:

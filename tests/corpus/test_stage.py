@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_portraits import synthetic_table
 
 from ohlora.attributes import ATTRIBUTE_NAMES
 from ohlora.config import load_config
@@ -14,6 +13,7 @@ from ohlora.corpus.portraits import encode_mask, write
 from ohlora.corpus.rendering import Settings, render_cached, rendered_jobs
 from ohlora.corpus.stage import limited, run
 from ohlora.stage import Journal, Report
+from tests.corpus.synthetic_portraits import synthetic_table
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from drawn_faces import face
-from tiny_parser import Trained, tiny_config
 
 from ohlora.corpus.portraits import SCHEMA, TRUTH_NAMES, encode_image, encode_mask, write
 from ohlora.labeling.parser import train
 from ohlora.labeling.pictures import COLORS
 from ohlora.stage import Journal
+from tests.labeling.drawn_faces import face
+from tests.labeling.tiny_parser import Trained, tiny_config
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from drawn_faces import face
 
 from ohlora.attributes import FaceClass
 from ohlora.labeling import augmentation
 from ohlora.labeling.augmentation import MIRRORED, augment
 from ohlora.labeling.segmentation import class_shares
+from tests.labeling.drawn_faces import face
 
 
 def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

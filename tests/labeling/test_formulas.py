@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from drawn_faces import face, painted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohlora.attributes import CONDITION_NAMES, FaceClass
 from ohlora.labeling.formulas import ALGORITHMS, _tilted_height, measure
+from tests.labeling.drawn_faces import face, painted
 
 
 def ours(mask: np.ndarray, **paint: int) -> dict[str, float]:

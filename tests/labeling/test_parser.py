@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_parser import Trained, tiny_config
 
 from ohlora.artifacts import ArtifactError, verify
 from ohlora.corpus.portraits import Portraits
@@ -20,6 +19,7 @@ from ohlora.labeling.parser import (
 )
 from ohlora.labeling.segmentation import iou_metrics
 from ohlora.stage import Journal
+from tests.labeling.tiny_parser import Trained, tiny_config
 
 
 def test_training_learns_people_it_never_saw(trained: Trained, corpus: Path) -> None:

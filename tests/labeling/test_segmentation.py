@@ -9,6 +9,7 @@ from ohlora.labeling import segmentation
 from ohlora.labeling.segmentation import (
     CLASSES,
     class_shares,
+    class_weights,
     iou_metrics,
     soft_cross_entropy,
     soft_dice_loss,
@@ -49,6 +50,18 @@ def test_shares_are_areas() -> None:
 def test_losses_are_least_at_the_truth() -> None:
     shares = class_shares(torch.randint(0, CLASSES, (2, 8, 8), dtype=torch.uint8), 8)
     good, bad = 20 * shares, 20 * shares.roll(1, 1)
-    for loss in (soft_cross_entropy, soft_dice_loss):
-        assert loss(good, shares) < 0.01
-        assert loss(bad, shares) > 0.5
+    weights = torch.ones(CLASSES)
+    for right, wrong in (
+        (soft_cross_entropy(good, shares, weights), soft_cross_entropy(bad, shares, weights)),
+        (soft_dice_loss(good, shares), soft_dice_loss(bad, shares)),
+    ):
+        assert right < 0.01
+        assert wrong > 0.5
+
+
+def test_rare_classes_weigh_more_and_the_mean_pixel_weighs_one() -> None:
+    frequency = torch.tensor([0.96, 0.04, 0.0])
+    weights = class_weights(frequency)
+    assert weights[1] / weights[0] == pytest.approx(24**0.5, rel=1e-4)
+    assert weights[2] == 0
+    assert (weights * frequency).sum() == pytest.approx(1)

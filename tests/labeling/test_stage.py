@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny_parser import Trained
 
 from ohlora.attributes import ATTRIBUTE_NAMES, CONDITION_NAMES
 from ohlora.corpus.portraits import Portraits
 from ohlora.labeling import Calibration, Parser, attributes_of
 from ohlora.labeling.stage import correlation, run
 from ohlora.stage import Journal, Report
+from tests.labeling.tiny_parser import Trained
 
 
 @pytest.fixture(scope="module")

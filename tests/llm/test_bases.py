@@ -15,8 +15,7 @@ from ohlora.llm import gemma
 from ohlora.llm.bases import build, character_tokenizer, run
 from ohlora.llm.weights import load_network, load_tokenizer
 from ohlora.stage import Journal
-
-from .conftest import tiny_config
+from tests.llm.conftest import tiny_config
 
 TOKENIZER = character_tokenizer(128)
 

@@ -13,8 +13,7 @@ from ohlora.llm.likelihood import IGNORED, bits_per_character, encode, read_rows
 from ohlora.llm.sft import train
 from ohlora.llm.weights import load_adapted, load_network, load_tokenizer
 from ohlora.stage import Journal, Report
-
-from .conftest import tiny_config
+from tests.llm.conftest import tiny_config
 
 QUICK = ("voice.batch_size=4", "voice.learning_rate=0.01", "voice.epochs=4", "generation.max_new_tokens=8")
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bento_server import Bento, Server, build, serve, wait_for
+
+from tests.serving.bento_server import Bento, Server, build, serve, wait_for
 
 
 @pytest.fixture(scope="session")

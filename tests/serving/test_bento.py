@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from bento_server import Bento, Server, build, serve, wait_for
 from PIL import Image
 
 from serving import ROOT
+from tests.serving.bento_server import Bento, Server, build, serve, wait_for
 
 
 def picture(data: bytes) -> np.ndarray:

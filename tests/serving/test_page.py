@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from bento_server import Server
 
 from scripts.screenshot_page import FLAGS, find_browser
+from tests.serving.bento_server import Server
 
 playwright = pytest.importorskip("playwright.sync_api")
 
