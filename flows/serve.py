@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 import time
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 from prefect import serve
@@ -93,18 +94,26 @@ def reconcile(client: SyncPrefectClient, config: Config, since: float) -> list[s
         if run.parent_task_run_id is None and not _has_process(run, config, since):
             state = Crashed(message="Its process is gone; the next run goes on where this one stopped.")
             client.set_flow_run_state(run.id, state, force=True)
-            record_path(config, str(run.id)).unlink(missing_ok=True)
             crashed.append(run.name)
+    for note in record_path(config, "").parent.glob("*.json"):
+        if not _is_alive(note):
+            note.unlink(missing_ok=True)
     return crashed
 
 
 def _has_process(run: FlowRun, config: Config, since: float) -> bool:
+    note = record_path(config, str(run.id))
+    if note.is_file():
+        return _is_alive(note)
+    began = run.state.timestamp.timestamp() if run.state else 0.0
+    return began > since - 1 or time.time() - began < _GRACE_S
+
+
+def _is_alive(note: Path) -> bool:
     try:
-        note = json.loads(record_path(config, str(run.id)).read_text(encoding="utf-8"))
-        return is_alive(note["process"])
+        return is_alive(json.loads(note.read_text(encoding="utf-8"))["process"])
     except (OSError, ValueError, KeyError):
-        began = run.state.timestamp.timestamp() if run.state else 0.0
-        return began > since - 1 or time.time() - began < _GRACE_S
+        return False
 
 
 if __name__ == "__main__":

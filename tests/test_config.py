@@ -18,7 +18,7 @@ def tree(tmp_path: Path) -> Path:
         (ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8"
     )
     (tmp_path / "profiles").mkdir()
-    (tmp_path / "profiles" / "tiny.yaml").write_text("voice: {epochs: 0.5}\n", encoding="utf-8")
+    (tmp_path / "profiles" / "tiny.yaml").write_text("voice: {epochs: 7.5}\n", encoding="utf-8")
     return tmp_path
 
 
@@ -44,8 +44,8 @@ def test_params_yaml_spells_out_every_setting() -> None:
 
 
 def test_overlay_then_override_wins(tree: Path) -> None:
-    assert load_config(tree).voice.epochs != 0.5
-    assert load_config(tree, "tiny").voice.epochs == 0.5
+    assert load_config(tree).voice.epochs != 7.5
+    assert load_config(tree, "tiny").voice.epochs == 7.5
     assert load_config(tree, "tiny", ["voice.epochs=3"]).voice.epochs == 3
 
 
