@@ -81,7 +81,9 @@ def bring_down(config: Config, root: Path) -> list[str]:
 
 
 def is_current(config: Config, root: Path) -> bool:
-    """Whether DVC sees nothing to do and the bento of the last run is still there."""
+    """Whether DVC sees nothing to do and the newest bento is of the current champions and settings."""
+    from ohlora.package import is_stale
+
     if newest_bento(state_dir(config, root)) is None or not (root / "artifacts" / "package").is_dir():
         return False
     status = subprocess.run(
@@ -91,7 +93,7 @@ def is_current(config: Config, root: Path) -> bool:
         capture_output=True,
         check=False,
     )
-    return status.returncode == 0
+    return status.returncode == 0 and not is_stale(config, root)
 
 
 def _run_pipeline(config: Config, root: Path, *, has_bento: bool, console: Console) -> None:
