@@ -89,7 +89,7 @@ class FaceConfig(Section):
         "truth", description="conditions that win; the other fills gaps"
     )
     persona_share: Fraction = Field(0.4, description="share of each batch that shows Oh-LoRA")
-    steps: Positive = 400
+    steps: Positive = 120
     growth: tuple[Fraction, Fraction] = Field(
         (0.15, 0.65), description="shares of the steps after which the picture doubles"
     )
@@ -138,7 +138,7 @@ class VoiceConfig(Section):
     lora_dropout: Fraction = 0.0
     target_modules: str | list[str] = "all-linear"
     learning_rate: Rate = 1e-3
-    epochs: float = Field(0.75, gt=0, description="passes over the train rows; below 1 a part of them")
+    epochs: float = Field(0.4, gt=0, description="passes over the train rows; below 1 a part of them")
     batch_size: Positive = 8
     max_length: Positive = 192
     seed: int = 0
