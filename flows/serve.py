@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import sys
@@ -64,9 +63,12 @@ def _reconcile_for_ever(config: Config) -> None:
     started = time.time()
     _reconcile_models(config)
     while True:
-        with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # server not up: later
-            for name in reconcile(client, config, started):
-                logger.warning("flow run %s had no process any more; it is marked as crashed", name)
+        try:
+            with get_client(sync_client=True) as client:
+                for name in reconcile(client, config, started):
+                    logger.warning("flow run %s had no process any more; it is marked as crashed", name)
+        except Exception as error:  # the server is not up yet, say: this thread must outlive it
+            logger.warning("looking for dead flow runs failed, next try in %.0f s: %s", RECONCILE_S, error)
         time.sleep(RECONCILE_S)
 
 
