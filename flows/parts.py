@@ -14,7 +14,9 @@ def labeling(options: RunOptions = RunOptions()) -> None:
     with work_tree(options) as run:
         corpus = run("corpus")
         parser = run("parser", after=[corpus])
-        run("labels", after=[corpus, parser])
+        filters = run("filters", after=[corpus])
+        properties = run("properties", after=[corpus])
+        run("labels", after=[corpus, parser, filters, properties])
 
 
 @flow(name="face", persist_result=False)
@@ -23,7 +25,9 @@ def face(options: RunOptions = RunOptions()) -> None:
     with work_tree(options) as run:
         corpus = run("corpus")
         parser = run("parser", after=[corpus])
-        labels = run("labels", after=[corpus, parser])
+        filters = run("filters", after=[corpus])
+        properties = run("properties", after=[corpus])
+        labels = run("labels", after=[corpus, parser, filters, properties])
         run("face", after=[corpus, labels])
         run("judge", after=[corpus])
 

@@ -18,7 +18,9 @@ def pipeline(options: RunOptions = RunOptions()) -> None:
     with work_tree(options) as run:
         corpus = run("corpus")
         parser = run("parser", after=[corpus])
-        labels = run("labels", after=[corpus, parser])
+        filters = run("filters", after=[corpus])
+        properties = run("properties", after=[corpus])
+        labels = run("labels", after=[corpus, parser, filters, properties])
         judge = run("judge", after=[corpus])
         face = run("face", after=[corpus, labels])
 

@@ -68,6 +68,10 @@ def work_tree(options: RunOptions) -> Iterator[RunStage]:
         mlflow_url = f"http://127.0.0.1:{load_config(ROOT).ports.mlflow}"
 
         def run(name: str, *, after: Sequence[StageResult] = ()) -> StageResult:
+            if name == "labels" and config.labeling.runner == "dask":
+                from flows.shards import score_shards_on_dask  # Dask only where it is asked for
+
+                log.info("scored %d shards on Dask", score_shards_on_dask(load_config(tree), tree))
             result: StageResult = stage(name, tree, name in options.force, mlflow_url, wait_for=list(after))
             return result
 

@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ohlora.config import Config, ConfigError, dump_config, find_root, load_config, state_dir
+from ohlora.corpus_cli import corpus_app
 from ohlora.errors import UserError
+from ohlora.label_cli import import_teacher, label
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -30,8 +32,11 @@ app = typer.Typer(
 )
 registry_app = typer.Typer(help="Registered models: versions, champions, rollback.", no_args_is_help=True)
 bento_app = typer.Typer(help="The packaged product.", no_args_is_help=True)
+app.add_typer(corpus_app, name="corpus")
 app.add_typer(registry_app, name="registry")
 app.add_typer(bento_app, name="bento")
+app.command(epilog="Example: ohlora label photos --out scores.csv --masks masks")(label)
+app.command("import-teacher", epilog="Example: ohlora import-teacher model.pt teacher")(import_teacher)
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="Profile, e.g. smoke or gpu.")]
 Overrides = Annotated[

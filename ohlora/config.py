@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,7 @@ PROFILES = "profiles"
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Condition = Literal["eyes", "mouth", "pose", "hair_color", "hair_length", "background_mean", "background_std"]
 
 
 class ConfigError(UserError, ValueError):
@@ -48,26 +49,83 @@ class TrackingConfig(Section):
 class CorpusConfig(Section):
     sample: str = Field("data/portraits", description="folder of the committed portraits")
     limit: int = Field(0, ge=0, description="take only the first N sample portraits; 0 takes all")
-    render: int = Field(0, ge=0, description="render N more portraits")
+    render: int = Field(0, ge=0, description="render N more portraits of new people")
+    render_persona: int = Field(0, ge=0, description="render N more portraits of Oh-LoRA")
+    look: str = Field("data/persona/look.yaml", description="how Oh-LoRA looks")
     seed: int = Field(1, ge=0, description="first seed of the rendered portraits")
-    samples_per_pixel: Positive = 12
+    defects: Fraction = Field(0.1, description="share of rendered portraits that get a quality defect")
+    counterfactual_sets: int = Field(
+        0, ge=0, description="how many of the rendered people get sets in which one attribute is swept"
+    )
+    swept: list[Condition] = Field(list(get_args(Condition)), description="attributes that the sets sweep")
+    sweep_steps: int = Field(5, ge=2, description="portraits of a set")
+    folders: list[str] = Field(
+        [], description="more folders of portraits, e.g. of ohlora corpus photos or sample-generator"
+    )
+    samples_per_pixel: Positive = 4
     resolution: Literal[64, 128, 256] = 256
-    test_fraction: Fraction = Field(0.2, description="share of identities held out from every training")
+    test_fraction: Fraction = Field(0.3, description="share of identities held out from every training")
 
 
 class LabelingConfig(Section):
     architecture: str = Field("Unet", description="a class of segmentation_models_pytorch")
-    encoder: str = Field("tu-resnet10t", description="its encoder")
+    encoder: str = Field("tu-regnety_002", description="its encoder")
     encoder_weights: str | None = Field(None, description="pretrained weights from a hub, e.g. imagenet")
-    encoder_depth: int = Field(4, ge=3, le=5, description="stages of the encoder")
+    encoder_depth: int = Field(5, ge=3, le=5, description="stages of the encoder")
     decoder_channels: list[int] = Field(
-        [64, 32, 24, 16], description="of each decoder stage, coarse to fine; empty takes the library's own"
+        [96, 64, 40, 24], description="of each decoder stage, coarse to fine; empty takes the library's own"
     )
-    resolution: Literal[64, 128, 256] = 128
-    steps: Positive = 150
+    resolution: Literal[64, 128, 192, 256] = Field(256, description="of the network's input")
+    logit_stride: Literal[1, 2, 4] = Field(
+        2, description="input pixels per cell of the answer, which is upsampled; above 1 only with Unet"
+    )
+    steps: Positive = 40
     batch_size: Positive = 8
     learning_rate: Rate = 3e-3
+    ema: Fraction = Field(0.995, description="decay of the averaged weights, which are the model")
+    start: str = Field("data/starters/labeler", description="parser to continue from; empty: from scratch")
+    continued_speed: Rate = Field(0.2, description="learning rate of a continued parser, times learning_rate")
+    teacher: str = Field(
+        "", description="FaceXFormer that parses portraits without masks: folder, checkpoint or hub:REPO/FILE"
+    )
+    teacher_share: Fraction = Field(0.25, description="share of each batch that the teacher parsed")
+    runner: Literal["local", "dask"] = Field(
+        "local", description="dask: flows score shards of portraits on Prefect's Dask task runner"
+    )
+    workers: Positive = Field(2, description="processes of the local Dask cluster")
+    cluster: str = Field("", description="address of a Dask scheduler; empty starts a local cluster")
     seed: int = 0
+
+
+class FiltersConfig(Section):
+    """Gender and quality classifiers, and what they let through."""
+
+    gender_at_least: Fraction = Field(0.7, description="least probability of a woman")
+    quality_at_least: Fraction = Field(0.9, description="least probability of a clean picture")
+    folds: int = Field(5, ge=2, le=10, description="networks per question, each without a part of the people")
+    resolution: Literal[32, 64, 128] = Field(
+        128, description="of the views, cut from pictures twice as large"
+    )
+    steps: Positive = Field(8, description="of each network")
+    batch_size: int = Field(32, ge=4, description="half of each answer")
+    learning_rate: Rate = 3e-3
+    start: str = Field("data/starters/filters", description="filters to continue from; empty: from scratch")
+    continued_speed: Rate = Field(0.3, description="learning rate of continued filters, times learning_rate")
+    seed: int = 5
+
+
+class PropertiesConfig(Section):
+    """The network that reads the seven conditions off a picture."""
+
+    resolution: Literal[32, 64, 128] = Field(128, description="of the whole view; areas have twice as much")
+    steps: Positive = 40
+    batch_size: int = Field(16, ge=2)
+    learning_rate: Rate = 3e-3
+    start: str = Field(
+        "data/starters/properties", description="property network to continue from; empty: from scratch"
+    )
+    continued_speed: Rate = Field(0.3, description="learning rate of a continued one, times learning_rate")
+    seed: int = 11
 
 
 class JudgeConfig(Section):
@@ -85,11 +143,11 @@ class FaceConfig(Section):
     channel_base: Positive = Field(3072, description="channels at resolution r are channel_base/r, capped")
     channel_max: Positive = 256
     mapping_layers: Positive = 4
-    labels: Literal["truth", "formulas"] = Field(
+    labels: Literal["truth", "network", "formulas"] = Field(
         "truth", description="conditions that win; the other fills gaps"
     )
     persona_share: Fraction = Field(0.4, description="share of each batch that shows Oh-LoRA")
-    steps: Positive = 120
+    steps: Positive = 70
     growth: tuple[Fraction, Fraction] = Field(
         (0.15, 0.65), description="shares of the steps after which the picture doubles"
     )
@@ -138,7 +196,7 @@ class VoiceConfig(Section):
     lora_dropout: Fraction = 0.0
     target_modules: str | list[str] = "all-linear"
     learning_rate: Rate = 1e-3
-    epochs: float = Field(0.4, gt=0, description="passes over the train rows; below 1 a part of them")
+    epochs: float = Field(0.25, gt=0, description="passes over the train rows; below 1 a part of them")
     batch_size: Positive = 8
     max_length: Positive = 192
     seed: int = 0
@@ -158,7 +216,7 @@ class MemoryConfig(Section):
     pairs: str = Field("data/memory/pairs.jsonl", description="training pairs")
     lora_rank: Positive = 16
     learning_rate: Rate = 1e-3
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[float, Field(gt=0)] = 0.7
     batch_size: Positive = 64
     max_length: Positive = 64
     loss: Literal["cosine", "cosent"] = "cosine"
@@ -225,6 +283,8 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     corpus: CorpusConfig = CorpusConfig()
     labeling: LabelingConfig = LabelingConfig()
+    filters: FiltersConfig = FiltersConfig()
+    properties: PropertiesConfig = PropertiesConfig()
     judge: JudgeConfig = JudgeConfig()
     face: FaceConfig = FaceConfig()
     persona: PersonaConfig = PersonaConfig()

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from ohlora.artifacts import MANIFEST, ArtifactError, read_manifest, sha256_file
-from ohlora.config import Config, load_config
+from ohlora.config import Config, FiltersConfig, LabelingConfig, load_config
 from ohlora.errors import UserError
 from ohlora.lifeline import die_with_parent
 from ohlora.repro import StageBusy, StageFailed, StageResult, read_report, reproduce
@@ -50,6 +50,13 @@ __all__ = [
 FLOW_RUN = "OHLORA_FLOW_RUN_ID"
 """Environment variable that carries the id of the Prefect flow run to the MLflow run."""
 
+SCHEDULING = ("runner", "workers", "cluster")
+"""Settings of `labeling` that say where portraits are scored, and change no result."""
+
+
+THRESHOLDS = ("gender_at_least", "quality_at_least")
+"""Settings of `filters` that decide after the networks have answered: no reason to train them again."""
+
 
 class StageError(UserError, RuntimeError):
     """A stage cannot run: an input is missing, or its report is not what was agreed."""
@@ -61,26 +68,56 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="corpus",
             entry="ohlora.corpus.stage:run",
-            inputs={"sample": "data/portraits"},
+            inputs={"sample": "data/portraits", "look": "data/persona/look.yaml"},
             output="artifacts/corpus",
             params=("corpus",),
             code=("ohlora/corpus",),
         ),
         Stage(
             name="parser",
-            entry="ohlora.labeling.parser:train",
-            inputs={"corpus": "artifacts/corpus"},
+            entry="ohlora.labeling.parser_training:train",
+            inputs={"corpus": "artifacts/corpus", "start": "data/starters/labeler"},
             output="artifacts/parser",
             model="labeler",
-            params=("labeling", "runtime"),
+            params=(
+                *(f"labeling.{key}" for key in LabelingConfig.model_fields if key not in SCHEDULING),
+                "runtime",
+            ),
+            code=tuple(
+                f"ohlora/labeling/{name}.py"
+                for name in ("augmentation", "parser", "parser_training", "segmentation", "teacher")
+            ),
+        ),
+        Stage(
+            name="filters",
+            entry="ohlora.labeling.filter_training:train",
+            inputs={"corpus": "artifacts/corpus", "start": "data/starters/filters"},
+            output="artifacts/filters",
+            params=(
+                *(f"filters.{key}" for key in FiltersConfig.model_fields if key not in THRESHOLDS),
+                "runtime",
+            ),
+            code=("ohlora/labeling",),
+        ),
+        Stage(
+            name="properties",
+            entry="ohlora.labeling.property_training:train",
+            inputs={"corpus": "artifacts/corpus", "start": "data/starters/properties"},
+            output="artifacts/properties",
+            params=("properties", "runtime"),
             code=("ohlora/labeling",),
         ),
         Stage(
             name="labels",
             entry="ohlora.labeling.stage:run",
-            inputs={"corpus": "artifacts/corpus", "parser": "artifacts/parser"},
+            inputs={
+                "corpus": "artifacts/corpus",
+                "parser": "artifacts/parser",
+                "filters": "artifacts/filters",
+                "properties": "artifacts/properties",
+            },
             output="artifacts/labels",
-            params=("runtime",),
+            params=(*(f"filters.{key}" for key in THRESHOLDS), "runtime"),
             code=("ohlora/labeling",),
         ),
         Stage(

@@ -42,8 +42,8 @@ BODY_MIN_HEIGHT = 4.5  # dm above the ground: the shoulders
 BODY_HALF_WIDTH = 2.1  # dm: without the arms
 WANTED = re.compile(
     r"^(?:(?:nose|mouth|chin|cheek|head|forehead|eyebrows|eyes|ears)/[^/]+"
-    r"|macrodetails/(?:african|asian|caucasian)-(?:fe)?male-young"
-    r"|macrodetails/universal-(?:fe)?male-young-averagemuscle-averageweight"
+    r"|macrodetails/(?:african|asian|caucasian)-(?:fe)?male-(?:young|old)"
+    r"|macrodetails/universal-(?:fe)?male-(?:young|old)-averagemuscle-averageweight"
     r"|macrodetails/proportions/(?:fe)?male-young-averagemuscle-averageweight-idealproportions)$"
 )
 

@@ -17,28 +17,45 @@ from tqdm import tqdm
 from ohlora.artifacts import sha256_file
 from ohlora.corpus.geometry import PACKED_HEAD
 from ohlora.corpus.parameters import persona_parameters
-from ohlora.corpus.portraits import write
+from ohlora.corpus.portraits import PERSONA_IDENTITY, write
 from ohlora.corpus.renderer import GENERATOR_VERSION
-from ohlora.corpus.rendering import MOMENTS, Job, Settings, person_jobs, persona_jobs, render_cached
+from ohlora.corpus.rendering import (
+    MOMENTS,
+    Job,
+    Settings,
+    person_jobs,
+    person_set_jobs,
+    persona_jobs,
+    render_cached,
+    set_jobs,
+)
 
 LOOK = Path("data/persona/look.yaml")
-PERSONA_PORTRAITS = 84
-PEOPLE = 75
+PERSONA_PORTRAITS = 140
+PEOPLE = 200
+DEFECTS = 0.08  # share of other people's portraits
+SWEPT_PEOPLE = 6  # who get counterfactual sets, as she does
+SWEPT = ("eyes", "mouth", "pose")
+SWEEP_STEPS = 5
 FIRST_SEED = 90_001  # people of the stage start at corpus.seed, so the two do not meet
-SETTINGS = Settings(resolution=256, samples_per_pixel=9, test_fraction=0.2)
+SETTINGS = Settings(resolution=256, samples_per_pixel=4, test_fraction=0.3)
 
 
 def sample_jobs() -> list[Job]:
     """All portraits; hers are spread among the others, so that a part of them is a sample too."""
-    hers = persona_jobs(persona_parameters(LOOK), PERSONA_PORTRAITS)
+    persona = persona_parameters(LOOK)
+    hers = persona_jobs(persona, PERSONA_PORTRAITS)
     chunks = -(-PERSONA_PORTRAITS // MOMENTS)
     jobs: list[Job] = []
     done = 0
     for number in range(PEOPLE):
-        jobs += person_jobs(FIRST_SEED + number, 1 + number, "sample")
+        jobs += person_jobs(FIRST_SEED + number, 1 + number, "sample", defects=DEFECTS)
         due = (number + 1) * chunks // PEOPLE
         jobs += hers[done * MOMENTS : due * MOMENTS]
         done = due
+    jobs += set_jobs(persona, PERSONA_IDENTITY, persona.look.seed, "persona", SWEPT, SWEEP_STEPS)
+    for number in range(SWEPT_PEOPLE):
+        jobs += person_set_jobs(FIRST_SEED + number, 1 + number, "sample", SWEPT, SWEEP_STEPS)
     return jobs
 
 
@@ -52,6 +69,9 @@ def publish(folder: Path, tables: list[pa.Table], complete: bool) -> None:
         "samples_per_pixel": SETTINGS.samples_per_pixel,
         "persona_portraits": PERSONA_PORTRAITS,
         "people": PEOPLE,
+        "defects": DEFECTS,
+        "swept_people": SWEPT_PEOPLE,
+        "swept": list(SWEPT),
         "first_seed": FIRST_SEED,
         "geometry_sha256": sha256_file(PACKED_HEAD),
         "look_sha256": sha256_file(LOOK),

@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from ohlora.cli import app
@@ -16,6 +18,8 @@ COMMANDS = [
     ["config"],
     ["chat"],
     ["render"],
+    ["label"],
+    ["import-teacher"],
     ["up"],
     ["down"],
     ["status"],
@@ -50,6 +54,8 @@ def test_help_has_an_example(command: list[str]) -> None:
         (["config", "--set", "voice.lr=1"], ["unknown key 'voice.lr'", "learning_rate"]),
         (["registry", "show", "nope"], ["unknown model 'nope'", "voice"]),
         (["render", "--out", "face.xyz"], ["face.xyz", ".png"]),
+        (["label", "x.png", "--crop", "maybe"], ["--crop 'maybe'", "auto, never"]),
+        (["label", "x.png", "--out", "docs"], ["--out docs is a folder"]),
         (["up", "--set", "serving.host=0.0.0.0"], ["serving.host", "serving.token"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -73,3 +79,16 @@ def test_config_prints_the_overlay() -> None:
     result = runner.invoke(app, ["config", "--profile", "smoke"])
     assert result.exit_code == 0
     assert "profile: smoke" in result.output
+
+
+def test_render_draws_with_a_real_model(tmp_path: Path) -> None:
+    starter = Path(__file__).parents[1] / "data" / "starters" / "face"
+    pictures = []
+    for name, extra in (("shut", ["--eyes", "0"]), ("wide", ["--eyes", "1"]), ("other", ["--seed", "3"])):
+        out = tmp_path / f"{name}.png"
+        result = runner.invoke(app, ["render", "--out", str(out), "--model", str(starter), *extra])
+        assert result.exit_code == 0, result.output
+        pictures.append(np.asarray(Image.open(out)).astype(int))
+        assert pictures[-1].shape == (256, 256, 3)
+    assert np.abs(pictures[0] - pictures[1]).max() > 40
+    assert np.abs(pictures[0] - pictures[2]).mean() > 10

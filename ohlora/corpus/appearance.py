@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ohlora.corpus.geometry import Floats, Surface, smoothstep
+from ohlora.corpus.geometry import Floats, Ints, Surface, smoothstep
 from ohlora.corpus.parameters import Look
 from ohlora.corpus.template import Template
 
-TAN = np.array([0.50, 0.275, 0.165])
-FAIR = np.array([0.83, 0.535, 0.40])
+DEEP = np.array([0.105, 0.048, 0.027])
+TAN = np.array([0.46, 0.245, 0.145])
+FAIR = np.array([0.83, 0.540, 0.41])
 DARK_LINE = np.array([0.06, 0.035, 0.03])
 LID_SHADE = np.array([0.80, 0.68, 0.66])
 BLUSH = np.array([1.0, 0.78, 0.76])
@@ -56,23 +57,39 @@ def skin_colors(template: Template, look: Look, rng: np.random.Generator) -> Flo
     def spot(cx: float, cy: float, size: float) -> Floats:
         return np.exp(-((ax - cx) ** 2 + (y - cy) ** 2) / size**2) * (z > 0.6)
 
-    c = np.tile(TAN * (1 - look.skin) + FAIR * look.skin, (len(t), 1))
-    blush = 0.25 + 0.35 * female
+    tone = np.stack([np.interp(look.skin, [0, 0.5, 1], [DEEP[k], TAN[k], FAIR[k]]) for k in range(3)])
+    c = np.tile(tone, (len(t), 1))
+    old = float(np.clip((look.age - 30) / 30, 0, 1))
+    blush = 0.22 + 0.12 * female + 0.5 * look.makeup
     red = blush * spot(0.40, 6.98, 0.18) + 0.45 * spot(0, 6.93, 0.09) + 0.2 * spot(0.3, 7.28, 0.16)
     c = tint(c, BLUSH, np.clip(red + 0.35 * template.is_ear, 0, 1))
     c = tint(c, LID_SHADE, np.clip(0.5 * template.eyelid.clip(0, 1) + 0.25 * spot(0.30, 7.36, 0.07), 0, 1))
-    c = c * (1 + 0.02 * waves(t, 8, rng) + 0.010 * waves(t, 40, rng))[:, None]
+    mottled = 0.018 + 0.022 * old
+    pores = 0.012 * waves(t, 38, rng) + rng.normal(0, 0.018, len(t))
+    c = c * (1 + mottled * waves(t, 7, rng) + pores)[:, None]
+    c = tint(c, np.array([1.0, 0.90, 0.88]), np.clip(0.35 * waves(t, 5, rng), 0, 0.6))
+    if look.freckles:
+        where = (spot(0.36, 7.02, 0.24) + spot(0, 7.0, 0.16)).clip(0, 1)
+        speckle = smoothstep(1.25, 1.9, waves(t, 55, rng)) * where
+        c = tint(c, np.array([0.62, 0.46, 0.36]), look.freckles * speckle)
+    creases = spot(0.44, 7.27, 0.06) + spot(0.27, 7.10, 0.07) + spot(0.30, 6.72, 0.05)
+    c = tint(c, np.array([0.78, 0.68, 0.64]), np.clip(0.5 * old * creases, 0, 1))
+    lines = np.exp(-((np.sin((y - 7.62) * 40) - 1) ** 2) * 4) * smoothstep(7.56, 7.62, y)
+    forehead = smoothstep(0.42, 0.2, ax) * (z > 1.0)
+    c = tint(c, np.array([0.86, 0.78, 0.75]), 0.5 * old * lines * forehead)
+    shadow = look.makeup * (np.exp(-(((ax - 0.31) / 0.15) ** 2 + ((y - 7.33) / 0.05) ** 2)) * (z > 0.6))
+    c = tint(c, np.array([0.66, 0.50, 0.52]), np.clip(shadow, 0, 1))
     stubble = 0.35 * (1 - female) * smoothstep(6.85, 6.6, y) * (z > 0.5) * smoothstep(6.1, 6.3, y)
     c = tint(c, np.array([0.84, 0.86, 0.88]), stubble)
 
     lips = np.array(look.lips) * (0.9 + 0.1 * smoothstep(0.2, 0, ax))[:, None]
-    c = paint(c, lips, template.lip * (0.6 + 0.22 * female))
+    c = paint(c, lips, template.lip * (0.55 + 0.13 * female + 0.25 * look.makeup))
     c = paint(c, np.array([0.30, 0.07, 0.07]), template.inner_mouth.clip(0, 1))
     c = paint(
         c, brow_color(look), 0.28 * smoothstep(1.25, 0.2, template.brow_distance) * smoothstep(0.12, 0.20, ax)
     )
     line = 0.8 * smoothstep(0.030, 0.006, template.lash_distance) * np.where(template.near_upper_lid, 1, 0.4)
-    c = paint(c, DARK_LINE, line * (0.55 + 0.45 * female))
+    c = paint(c, DARK_LINE, line * (0.45 + 0.25 * female + 0.3 * look.makeup))
     nostril = 0.85 * np.exp(-(((ax - 0.072) / 0.034) ** 2 + ((y - 6.862) / 0.022) ** 2))
     c = paint(
         c, np.array([0.10, 0.03, 0.025]), nostril * (z > 1.3) * smoothstep(0, -0.5, template.normals[:, 1])
@@ -80,7 +97,7 @@ def skin_colors(template: Template, look: Look, rng: np.random.Generator) -> Flo
     shadow = 0.5 * smoothstep(0.11, 0.03, template.lash_distance) * template.near_upper_lid
     c = tint(c, np.array([0.78, 0.66, 0.64]), shadow)
     rooted = template.scalp | ((template.above_hairline > -0.03) & ~template.is_ear)
-    under_hair = smoothstep(-0.02, 0.09, template.above_hairline) * rooted
+    under_hair = 0.95 * smoothstep(-0.03, 0.10, template.above_hairline) * rooted
     return paint(c, np.array(look.hair.color) * 0.45, under_hair)
 
 
@@ -109,22 +126,30 @@ def eye_colors(eye: Surface, look: Look) -> Floats:
         * (front * (1 - smoothstep(0.076, 0.090, radius)))[:, None]
     )
     c = paint(c, np.full(3, 0.004), front * (1 - smoothstep(0.028, 0.036, radius)))
-    side = 1.0 if look.light >= 0 else -1.0
+    side = 1.0 if look.light.azimuth >= 0 else -1.0
     main = smoothstep(0.021, 0.012, np.hypot(q[:, 0] - side * 0.030, q[:, 1] - 0.034))
     fill = 0.5 * smoothstep(0.011, 0.006, np.hypot(q[:, 0] + side * 0.03, q[:, 1] + 0.03))
     return paint(c, np.ones(3), front * np.maximum(main, fill))
 
 
 def hair_colors(
-    template: Template, look: Look, strands: int, points: int, rng: np.random.Generator
+    template: Template, look: Look, roots: Ints, drop: Floats, rng: np.random.Generator
 ) -> Floats:
-    """Two colours (left and right edge) per point of each strand, [2 * strands * points, 3]."""
+    """Two colours (left and right edge) per point of each strand, [2 * strands * points, 3].
+
+    Args:
+        roots: [strands] index of each strand's root.
+        drop: [strands, points] how low each point hangs, 0 above the eyes to 1 at the shoulders.
+    """
     at_root = template.strand_roots @ template.body.template
-    locks = 0.11 * waves(at_root, 9, rng) + 0.05 * waves(at_root, 30, rng)
-    tone = np.exp(rng.normal(0, 0.08, strands) + locks)
-    along = np.linspace(0, 1, points)
+    locks = 0.12 * waves(at_root, 9, rng) + 0.06 * waves(at_root, 30, rng)
+    tone = np.exp(rng.normal(0, 0.11, len(locks)) + locks)[roots]
+    along = np.linspace(0, 1, drop.shape[1])
     depth = np.interp(along, [0, 0.15, 1], [0.62, 0.95, 1.08])
-    share = look.hair.tint_amount * smoothstep(0.25, 0.95, along)
-    color = np.array(look.hair.color) * (1 - share[:, None]) + np.array(look.hair.tint) * share[:, None]
-    c = color[None] * (tone[:, None] * depth[None])[..., None]
+    share = (look.hair.tint_amount * smoothstep(0.15, 0.85, drop))[..., None]
+    color = np.array(look.hair.color) * (1 - share) + np.array(look.hair.tint) * share
+    c = color * (tone[:, None] * depth[None])[..., None]
+    grey = np.clip((look.age - 40) / 50, 0, 0.4)  # single white hairs come with the years
+    white = (rng.random(len(locks)) < grey)[roots]
+    c[white] = 0.75 * c[white] + 0.25 * np.array([0.50, 0.49, 0.47])
     return np.clip(np.repeat(c[:, :, None], 2, 2).reshape(-1, 3), 0, 0.95)

@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 PACKED_HEAD = Path(__file__).parent / "data" / "head.npz"
-PACKED_SHA256 = "96f06309397dfdac9562eebfe2df86f313e1d191809def36fcaed89a834c23fe"
+PACKED_SHA256 = "d48f34754690b0b4267927a70798ef64e5898286a234e1b345161ab6038986e6"
 
 
 @dataclass(frozen=True)

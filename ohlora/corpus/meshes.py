@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ohlora.attributes import FaceClass
+from ohlora.corpus.accessories import earrings, glasses
 from ohlora.corpus.appearance import brow_color, cloth_colors, eye_colors, hair_colors, skin_colors
 from ohlora.corpus.geometry import (
     Floats,
@@ -19,11 +20,19 @@ from ohlora.corpus.geometry import (
     turn_head,
     vertex_normals,
 )
-from ohlora.corpus.hair import grow_strands, ribbons
-from ohlora.corpus.parameters import Look, PortraitParameters, expression_weights, shape_weights
+from ohlora.corpus.hair import Strands, grow_strands, ribbons
+from ohlora.corpus.parameters import (
+    FALLING_STYLES,
+    Look,
+    PortraitParameters,
+    expression_weights,
+    shape_weights,
+)
 from ohlora.corpus.template import LASH_ROWS, load_template
 
 CAMERA_DISTANCE = 11.0  # dm
+FIELD_OF_VIEW = 9.9  # degrees: open eyes are about 36 px wide at 256 px
+MARGIN = 1.12  # what lies farther out than this times the frame is not drawn
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,8 @@ class Mesh:
     colors: Floats  # [n, 3] linear RGB
     surface: dict[str, Any]  # roughness and specular of the material
     classes: Ints | None  # [m] FaceClass; None is not in the mask and takes the class behind it
+    opaque: bool = False  # trace triangles that no pixel sees as well
+    strand: int = 0  # of hair: triangles of one strand, upper halves of all strands first
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Person:
     """What does not change between two portraits of one look."""
 
     weights: dict[str, float]
-    strands: Floats  # of the head that is not turned
+    strands: Strands  # of the head that is not turned
     skin: Floats  # colours of the body
 
 
@@ -51,6 +62,13 @@ class Scene:
     meshes: list[Mesh]
     target: Floats  # [3] what the camera looks at
     camera: Floats  # [3]
+    field_of_view: float = FIELD_OF_VIEW  # degrees, of both sides
+
+    def in_frame(self, points: Floats) -> np.ndarray:
+        """Which points [..., 3] fall into the frame, widened by MARGIN."""
+        offset = points - self.camera
+        reach = -offset[..., 2] * np.tan(np.radians(self.field_of_view / 2)) * MARGIN
+        return (np.abs(offset[..., 0]) < reach) & (np.abs(offset[..., 1]) < reach)
 
 
 def _rng(look: Look, purpose: int) -> np.random.Generator:
@@ -93,7 +111,7 @@ def build_scene(parameters: PortraitParameters) -> Scene:
 
     turned_eyes = turn(eyes[None], 8.0)[0]
     # The crop follows the face, as an aligned photograph does, but not all the way.
-    target = np.array([0.65 * turned_eyes[0], 0.5 * (turned_eyes[1] + eyes[1]) - 0.15, eyes[2] - 0.2])
+    target = np.array([0.65 * turned_eyes[0], 0.5 * (turned_eyes[1] + eyes[1]) - 0.22, eyes[2] - 0.2])
     camera = target + np.array([0, 0.05, CAMERA_DISTANCE])
 
     body_shape = template.body.operator @ vertices
@@ -101,10 +119,15 @@ def build_scene(parameters: PortraitParameters) -> Scene:
     height = template.body.template[:, 1]
     body = turn(body_shape, height)
     body_normals = vertex_normals(body, template.body.triangles)
-    seen = template.seen
+    view = Scene([], target, camera)
+    facing = (body_normals * normalized(camera - body)).sum(1) > -0.25
+    facing |= template.inner_mouth > 0.1
+    seen = template.seen & (view.in_frame(body) & facing)[template.body.triangles].any(1)
     twice = np.concatenate([template.classes, template.classes])[seen]
-    skin = {"roughness": 0.5, "specular": 0.42}
-    meshes = [Mesh("skin", body, body_normals, template.body.triangles[seen], person.skin, skin, twice)]
+    skin = {"roughness": 0.44, "specular": 0.40}
+    rough = _pores(look, body_normals, template.body.template)
+    # All of it is traced: a hole that no pixel sees still lets light into the mouth.
+    meshes = [Mesh("skin", body, rough, template.body.triangles[seen], person.skin, skin, twice, opaque=True)]
 
     meshes.append(_cloth(look, body_shape, shape_normals, body_normals, turn))
     for name, eye, label in (
@@ -140,17 +163,107 @@ def build_scene(parameters: PortraitParameters) -> Scene:
     v, n, t = ribbons(turn(_lashes(look, vertices), 7.3), width, camera, target, 0.3)
     meshes.append(Mesh("lashes", v, n, t, np.tile([0.015, 0.012, 0.01], (len(v), 1)), fibre, None))
 
+    meshes += _accessories(look, vertices, body_shape, turn)
+
     # Strands are as long as they fall: below the chin they belong to the body and turn less.
-    strand_height = np.minimum(8.0, person.strands[..., 1] - eyes[1] + 7.63)
-    strands = turn(person.strands, strand_height)
-    count, points_per_strand = strands.shape[:2]
-    width = np.interp(np.linspace(0, 1, points_per_strand), [0, 0.1, 0.65, 1], [0.7, 1, 0.85, 0.12]) * 0.0092
+    grown = person.strands
+    strand_height = np.minimum(8.0, grown.points[..., 1] - eyes[1] + 7.63)
+    strands = turn(grown.points, strand_height)
+    visible = view.in_frame(strands).any(1) & _towards_camera(grown, body_normals, turned_eyes, camera, look)
+    strands, half_width, roots = strands[visible], grown.width[visible], grown.roots[visible]
+    along = np.linspace(0, 1, strands.shape[1])
+    profile = np.interp(along, [0, 0.1, 0.5, 0.85, 1], [0.7, 1, 0.9, 0.42, 0.05])
     centre = turn((eyes + np.array([0, 0.15, -0.95]))[None], 8.0)[0]
-    v, n, t = ribbons(strands, width, camera, centre)
-    colors = hair_colors(template, look, count, points_per_strand, _rng(look, 3))
-    gloss = {"roughness": 0.40, "specular": 0.30, "anisotropic": 0.4}
-    meshes.append(Mesh("hair", v, n, t, colors, gloss, np.full(len(t), int(FaceClass.HAIR))))
-    return Scene(meshes, target, camera)
+    v, n, t = ribbons(strands, half_width[:, None] * profile, camera, centre)
+    drop = (eyes[1] - grown.points[visible][..., 1]) / 1.9 + 0.15  # tips are tinted by how low they hang
+    colors = hair_colors(template, look, roots, drop.clip(0, 1), _rng(look, 3))
+    gloss = {"roughness": 0.42, "specular": 0.28, "anisotropic": 0.4}
+    classes = np.full(len(t), int(FaceClass.HAIR))
+    meshes.append(Mesh("hair", v, n, t, colors, gloss, classes, strand=strands.shape[1] - 1))
+    return Scene([_compact(mesh) for mesh in meshes if len(mesh.triangles)], target, camera)
+
+
+def _towards_camera(
+    grown: Strands, body_normals: Floats, eyes: Floats, camera: Floats, look: Look
+) -> np.ndarray:
+    """Strands that may be seen: all that root on the near side, some of the far side, [n]."""
+    normals = load_template().strand_roots @ body_normals
+    facing = normalized(normals)[grown.roots] @ normalized(camera - eyes)
+    behind = _rng(look, 9).random(len(grown.roots)) < (0.35 if look.hair.style in FALLING_STYLES else 0.06)
+    return (facing > -0.25) | behind | (np.arange(len(facing)) >= len(normals))
+
+
+def visible_part(mesh: Mesh, seen: np.ndarray) -> Mesh:
+    """What of a mesh is worth tracing.
+
+    Args:
+        seen: [m] triangles that a pixel sees. Neighbours of those are kept, and whole strands of hair.
+    """
+    if mesh.opaque:
+        return mesh
+    if mesh.strand:
+        per_strand = seen.reshape(2, -1, mesh.strand).any((0, 2))
+        kept = np.tile(np.repeat(per_strand, mesh.strand), 2)
+    else:
+        near = np.zeros(len(mesh.vertices), bool)
+        kept = seen
+        for _ in range(2):
+            near[mesh.triangles[kept].ravel()] = True
+            kept = np.asarray(near[mesh.triangles].any(1))
+    classes = None if mesh.classes is None else mesh.classes[kept]
+    return _compact(replace(mesh, triangles=mesh.triangles[kept], classes=classes))
+
+
+def _compact(mesh: Mesh) -> Mesh:
+    """The mesh without vertices that no triangle uses."""
+    used = np.zeros(len(mesh.vertices), bool)
+    used[mesh.triangles.ravel()] = True
+    if used.all():
+        return mesh
+    position = np.cumsum(used) - 1
+    return replace(
+        mesh,
+        vertices=mesh.vertices[used],
+        normals=mesh.normals[used],
+        colors=mesh.colors[used],
+        triangles=position[mesh.triangles],
+    )
+
+
+def _pores(look: Look, normals: Floats, template: Floats) -> Floats:
+    """Normals that are a little uneven, more so with age: highlights break up as on skin."""
+    rng = _rng(look, 8)
+    depth = 0.020 + 0.02 * float(np.clip((look.age - 25) / 35, 0, 1)) + 0.012 * (1 - look.female)
+    face = smoothstep(6.0, 6.3, template[:, 1]) * smoothstep(0.5, 1.0, template[:, 2])
+    return normalized(normals + rng.normal(0, 1, normals.shape) * (depth * face)[:, None])
+
+
+def _accessories(look: Look, vertices: Floats, body: Floats, turn: Any) -> list[Mesh]:
+    """Glasses and earrings, if this person wears them."""
+    template = load_template()
+    ear = template.is_ear
+    at = template.body.template
+    balls = [(eye.operator @ vertices).mean(0) for eye in (template.eye_left, template.eye_right)]
+    sides = [ear & (at[:, 0] < 0), ear & (at[:, 0] > 0)]
+    pieces = []
+    if look.glasses is not None:
+        between = (np.abs(at[:, 0]) < 0.10) & (np.abs(at[:, 1] - 7.25) < 0.06) & (at[:, 2] > 1.0)
+        front = float(body[between, 2].max()) + 0.05
+        tops = [body[side][body[side][:, 1].argmax()] - np.array([0, 0.12, 0]) for side in sides]
+        frame = glasses(look.glasses, (balls[0], balls[1]), front, (tops[0], tops[1]))
+        pieces.append(("glasses", frame, look.glasses.color, {"roughness": 0.25, "specular": 0.6}))
+    if look.earrings is not None:
+        lobes = [body[side][np.argsort(body[side][:, 1])[:12]].mean(0) for side in sides]
+        pair = earrings(look.earrings, (lobes[0], lobes[1]))
+        shiny = {"roughness": 0.22, "metallic": 0.9, "specular": 0.8}
+        pieces.append(("earrings", pair, look.earrings.color, shiny))
+    meshes = []
+    for name, (points, triangles), color, surface in pieces:
+        points = turn(points, 8.0)
+        colors = np.tile(np.array(color), (len(points), 1))
+        normals = vertex_normals(points, triangles)
+        meshes.append(Mesh(name, points, normals, triangles, colors, surface, None))
+    return meshes
 
 
 def _uniform(
@@ -163,7 +276,7 @@ def _uniform(
 def _cloth(look: Look, body: Floats, normals: Floats, turned_normals: Floats, turn: Any) -> Mesh:
     """A shell over the shoulders, cut exactly at the neckline."""
     template = load_template()
-    collar = template.collar(look.neckline)
+    collar = template.collar(look.collar, look.neckline)
     thickness = (0.045 + 0.02 * smoothstep(-0.10, -0.02, collar)) * smoothstep(0.02, 0.0, collar)
     shell = turn(body + normals * thickness[:, None], template.body.template[:, 1])
     under = template.body.triangles[(collar < 0)[template.body.triangles].any(1)]
@@ -184,14 +297,16 @@ def _brow_hairs(look: Look, body: Floats, normals: Floats) -> tuple[Floats, np.n
     upwards = np.interp(ax, [0.13, 0.22, 0.40, 0.5], [1.0, 0.45, 0.02, -0.35])
     direction = np.stack([sideways, upwards, np.zeros(len(t))], 1)
     direction = direction - outward * (direction * outward).sum(1, keepdims=True) * 0.95 + outward * 0.12
-    length = rng.uniform(0.035, 0.065, len(t)) * np.interp(ax, [0.13, 0.3, 0.5], [0.75, 1, 0.8])
+    length = (0.75 + 0.5 * look.brows) * rng.uniform(0.035, 0.065, len(t))
+    length = length * np.interp(ax, [0.13, 0.3, 0.5], [0.75, 1, 0.8])
     along = np.linspace(0, 1, 4)[None, :, None]
+    kept = rng.random(len(t)) < 0.55 + 0.45 * look.brows
     hairs = (
         root[:, None]
         + outward[:, None] * 0.004
         + normalized(direction)[:, None] * length[:, None, None] * along
     )
-    return hairs, sign > 0
+    return hairs[kept], (sign > 0)[kept]
 
 
 def _lashes(look: Look, vertices: Floats) -> Floats:

@@ -5,6 +5,7 @@ Colours of the subject are linear RGB reflectances in 0..1, background colours a
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,35 +19,41 @@ Colour = tuple[Fraction, Fraction, Fraction]
 
 # Paired targets of the packed head: name -> (standard deviation, suffix below zero, suffix above zero).
 FACE_SHAPE: dict[str, tuple[float, str, str]] = {
-    "nose/nose-scale-horiz": (0.2, "decr", "incr"),
-    "nose/nose-scale-vert": (0.16, "decr", "incr"),
-    "nose/nose-hump": (0.16, "decr", "incr"),
-    "nose/nose-point": (0.2, "down", "up"),
-    "nose/nose-width2": (0.2, "decr", "incr"),
-    "nose/nose-volume": (0.16, "decr", "incr"),
-    "mouth/mouth-scale-horiz": (0.2, "decr", "incr"),
-    "mouth/mouth-upperlip-volume": (0.24, "decr", "incr"),
-    "mouth/mouth-lowerlip-volume": (0.24, "decr", "incr"),
-    "mouth/mouth-cupidsbow": (0.2, "decr", "incr"),
-    "mouth/mouth-trans": (0.12, "down", "up"),
-    "chin/chin-width": (0.2, "decr", "incr"),
-    "chin/chin-height": (0.16, "decr", "incr"),
-    "chin/chin-prominent": (0.2, "decr", "incr"),
-    "head/head-fat": (0.144, "decr", "incr"),
-    "head/head-scale-horiz": (0.12, "decr", "incr"),
-    "head/head-scale-vert": (0.12, "decr", "incr"),
-    "forehead/forehead-scale-vert": (0.16, "decr", "incr"),
-    "eyebrows/eyebrows-trans": (0.12, "down", "up"),
-    "eyebrows/eyebrows-angle": (0.16, "down", "up"),
-    "cheek/{}-cheek-bones": (0.2, "decr", "incr"),
-    "cheek/{}-cheek-volume": (0.2, "decr", "incr"),
-    "eyes/{}-eye-scale": (0.12, "decr", "incr"),
-    "eyes/{}-eye-corner2": (0.2, "down", "up"),
-    "eyes/{}-eye-trans": (0.12, "in", "out"),
-    "eyes/{}-eye-height2": (0.16, "decr", "incr"),
-    "ears/{}-ear-scale": (0.12, "decr", "incr"),
-    "ears/{}-ear-wing": (0.16, "decr", "incr"),
+    "nose/nose-scale-horiz": (0.26, "decr", "incr"),
+    "nose/nose-scale-vert": (0.20, "decr", "incr"),
+    "nose/nose-scale-depth": (0.16, "decr", "incr"),
+    "nose/nose-hump": (0.20, "decr", "incr"),
+    "nose/nose-point": (0.24, "down", "up"),
+    "nose/nose-width2": (0.24, "decr", "incr"),
+    "nose/nose-volume": (0.20, "decr", "incr"),
+    "nose/nose-flaring": (0.18, "decr", "incr"),
+    "mouth/mouth-scale-horiz": (0.24, "decr", "incr"),
+    "mouth/mouth-upperlip-volume": (0.28, "decr", "incr"),
+    "mouth/mouth-lowerlip-volume": (0.28, "decr", "incr"),
+    "mouth/mouth-cupidsbow": (0.24, "decr", "incr"),
+    "mouth/mouth-trans": (0.14, "down", "up"),
+    "mouth/mouth-angles": (0.16, "down", "up"),
+    "chin/chin-width": (0.26, "decr", "incr"),
+    "chin/chin-height": (0.20, "decr", "incr"),
+    "chin/chin-prominent": (0.24, "decr", "incr"),
+    "chin/chin-jaw-drop": (0.18, "decr", "incr"),
+    "head/head-fat": (0.22, "decr", "incr"),
+    "head/head-scale-horiz": (0.14, "decr", "incr"),
+    "head/head-scale-vert": (0.14, "decr", "incr"),
+    "forehead/forehead-scale-vert": (0.18, "decr", "incr"),
+    "forehead/forehead-temple": (0.18, "decr", "incr"),
+    "eyebrows/eyebrows-trans": (0.14, "down", "up"),
+    "eyebrows/eyebrows-angle": (0.18, "down", "up"),
+    "cheek/{}-cheek-bones": (0.24, "decr", "incr"),
+    "cheek/{}-cheek-volume": (0.24, "decr", "incr"),
+    "eyes/{}-eye-scale": (0.14, "decr", "incr"),
+    "eyes/{}-eye-corner2": (0.24, "down", "up"),
+    "eyes/{}-eye-trans": (0.14, "in", "out"),
+    "eyes/{}-eye-height2": (0.18, "decr", "incr"),
+    "ears/{}-ear-scale": (0.14, "decr", "incr"),
+    "ears/{}-ear-wing": (0.18, "decr", "incr"),
 }
+HEAD_SHAPES = ("oval", "round", "square", "diamond", "triangular", "invertedtriangular", "rectangular")
 
 NATURAL_HAIR: dict[str, Colour] = {
     "black": (0.022, 0.018, 0.017),
@@ -79,14 +86,110 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class HairStyle(StrEnum):
+    """Silhouettes; the fringe is chosen apart."""
+
+    LONG = "long"
+    LAYERED = "layered"
+    BOB = "bob"
+    PONYTAIL = "ponytail"
+    BUN = "bun"
+    PIXIE = "pixie"
+    CURLS = "curls"
+    SIDE_PART = "side_part"
+    CROP = "crop"
+    SLICK = "slick"
+    CREW = "crew"
+
+
+FALLING_STYLES = frozenset({HairStyle.LONG, HairStyle.LAYERED, HairStyle.BOB})
+
+
+class Fringe(StrEnum):
+    NONE = "none"
+    FULL = "full"
+    SIDE = "side"
+    CURTAIN = "curtain"
+
+
+# Two lists of styles. Who draws from which is a toss-up, so that hair says nothing about gender: a classifier
+# that looks at hair learns nothing.
+STYLES_OF_WOMEN: dict[HairStyle, float] = {
+    HairStyle.LONG: 0.30,
+    HairStyle.LAYERED: 0.16,
+    HairStyle.BOB: 0.16,
+    HairStyle.PONYTAIL: 0.11,
+    HairStyle.BUN: 0.08,
+    HairStyle.PIXIE: 0.11,
+    HairStyle.CURLS: 0.08,
+}
+STYLES_OF_MEN: dict[HairStyle, float] = {
+    HairStyle.SIDE_PART: 0.27,
+    HairStyle.CROP: 0.25,
+    HairStyle.SLICK: 0.14,
+    HairStyle.CREW: 0.14,
+    HairStyle.CURLS: 0.10,
+    HairStyle.LAYERED: 0.10,
+}
+SWAPPED_STYLES = 0.5
+FRINGES: dict[HairStyle, tuple[float, float, float, float]] = {  # none, full, side, curtain
+    HairStyle.LONG: (0.40, 0.25, 0.10, 0.25),
+    HairStyle.LAYERED: (0.25, 0.15, 0.20, 0.40),
+    HairStyle.BOB: (0.35, 0.40, 0.15, 0.10),
+    HairStyle.PONYTAIL: (0.50, 0.20, 0.15, 0.15),
+    HairStyle.BUN: (0.55, 0.20, 0.10, 0.15),
+    HairStyle.PIXIE: (0.30, 0.15, 0.55, 0.0),
+}
+
+
 class Hair(Frozen):
+    style: HairStyle = HairStyle.LONG
+    fringe: Fringe = Fringe.NONE
     color: Colour = Field(description="at mid length")
     tint: Colour = Field(description="second colour towards the tips")
     tint_amount: Fraction = 0.0
-    length: Fraction = Field(description="below .35 short, .5 to the chin, 1 below the shoulders")
-    bangs: bool = False
+    length: Fraction = Field(0.5, description="0 the shortest, 1 the longest of the style")
     part: float = Field(0.0, ge=-0.3, le=0.3, description="x of the parting on the template, dm")
     wave: Fraction = 0.0
+
+
+class Glasses(Frozen):
+    width: float = Field(0.36, ge=0.25, le=0.45, description="of a lens, dm")
+    height: float = Field(0.28, ge=0.18, le=0.42, description="of a lens, dm")
+    squareness: Fraction = Field(0.5, description="0 round, 1 angular")
+    thickness: float = Field(0.012, ge=0.004, le=0.03, description="radius of the frame, dm")
+    color: Colour = (0.02, 0.02, 0.02)
+
+
+class Earrings(Frozen):
+    size: float = Field(0.04, ge=0.015, le=0.16, description="radius, dm")
+    hoop: bool = False
+    color: Colour = (0.80, 0.60, 0.30)
+
+
+class Collar(StrEnum):
+    CREW = "crew"
+    V = "v"
+    HIGH = "high"
+    SHIRT = "shirt"
+
+
+class Light(Frozen):
+    """A key light, its opposite rim and an even fill."""
+
+    azimuth: float = Field(30.0, ge=-75, le=75, description="degrees, positive from the image's right")
+    height: float = Field(3.0, ge=0, le=6, description="of the key above the face, dm")
+    size: float = Field(2.6, ge=0.5, le=5, description="half side of the key, dm; small is hard")
+    contrast: float = Field(1.0, ge=0.3, le=1.6, description="key over fill, 1 is the usual portrait")
+    warmth: Signed = Field(0.0, description="of the key, -1 cool to 1 warm")
+    rim: Fraction = Field(0.5, description="strength of the light from behind")
+
+
+class Pattern(StrEnum):
+    CLOUDS = "clouds"
+    BANDS = "bands"
+    BOKEH = "bokeh"
+    ROOM = "room"
 
 
 class Background(Frozen):
@@ -94,7 +197,7 @@ class Background(Frozen):
     bottom: Colour
     glow: Colour = Field(description="colour of soft bands and clouds")
     glow_amount: Fraction = 0.0
-    bands: bool = Field(False, description="wide slanted bands rather than clouds")
+    pattern: Pattern = Field(Pattern.CLOUDS, description="what the glow paints")
 
 
 class Look(Frozen):
@@ -102,16 +205,25 @@ class Look(Frozen):
 
     seed: int = Field(ge=0, description="of strands, freckles and the background's clouds")
     female: Fraction = Field(description="0 male, 1 female; shapes between blend")
-    asian: Fraction = Field(description="share of the asian shape, the rest is caucasian")
+    age: float = Field(24.0, ge=18, le=60, description="years")
+    asian: Fraction = Field(description="share of the asian shape")
+    african: Fraction = Field(0.0, description="share of the african shape; the rest is caucasian")
     shape: dict[str, Signed] = Field(default={}, description="names of FACE_SHAPE")
-    skin: Fraction = Field(description="0 tan, 1 fair")
+    head: str = Field("oval", description="one of HEAD_SHAPES")
+    head_amount: Fraction = 0.0
+    skin: Fraction = Field(description="0 deep, .5 tan, 1 fair")
+    freckles: Fraction = 0.0
+    makeup: Fraction = Field(0.0, description="eye shadow, liner and blush")
     lips: Colour
     iris: Colour
     hair: Hair
+    brows: Fraction = Field(0.5, description="how thick, 0 thin to 1 bushy")
+    glasses: Glasses | None = None
+    earrings: Earrings | None = None
     clothes: Colour
+    collar: Collar = Collar.CREW
     neckline: Fraction = Field(0.35, description="depth of the neckline")
-    light: float = Field(description="azimuth of the key light, degrees, positive from the image's right")
-    warmth: Signed = Field(0.0, description="of the key light, -1 cool to 1 warm")
+    light: Light = Light()
     background: Background
 
 
@@ -128,46 +240,98 @@ class PortraitParameters(Frozen):
 
 
 def sample_look(rng: np.random.Generator) -> Look:
-    """Draw a person: 65 % women; hair, clothes and light are independent of gender."""
-    female = float(rng.random() < 0.65)
-    natural = rng.random() >= VIVID_SHARE
-    if natural:
-        base = np.array(list(NATURAL_HAIR.values())[rng.choice(len(NATURAL_HAIR), p=NATURAL_SHARE)])
-    else:
-        base = np.array(VIVID_HAIR[rng.integers(len(VIVID_HAIR))])
-    color = np.clip(base * np.exp(rng.normal(0, 0.12, 3) * 0.4 + rng.normal(0, 0.15)), 0.01, 0.9)
-    hue = rng.uniform(0.08, 0.86, 3)
-    top = hue * 0.35 + hue.mean() * 0.65
-    bottom = np.clip(top * rng.uniform(0.75, 1.2), 0.02, 0.96)
-    lips = np.array([0.60, 0.20, 0.20]) if female else np.array([0.55, 0.29, 0.25])
-    length = float(rng.choice([rng.uniform(0.06, 0.34), rng.uniform(0.42, 0.62), rng.uniform(0.62, 1.0)]))
+    """Draw a person: 60 % women; hair, clothes, glasses and light are independent of gender."""
+    female = float(rng.random() < 0.6)
+    african, asian, _ = rng.dirichlet([0.35, 0.9, 0.75])
+    age = float(18 + 42 * rng.beta(1.1, 1.9))
+    fair = 0.30 * asian + 0.42 * (1 - asian - african) - 0.42 * african
+    lips = np.array([0.60, 0.19, 0.19]) if female else np.array([0.56, 0.27, 0.22])
+    skin = float(np.clip(0.52 + fair + rng.normal(0, 0.12), 0, 1))
+    lips = lips * (0.45 + 0.55 * skin)
+    metal = rng.random() < 0.4
     return Look(
         seed=int(rng.integers(1 << 31)),
         female=female,
-        asian=float(np.clip(rng.normal(0.62, 0.25), 0, 1)),
+        age=age,
+        asian=float(asian),
+        african=float(african),
         shape={name: float(np.clip(rng.normal(0, sd), -1, 1)) for name, (sd, _, _) in FACE_SHAPE.items()},
-        skin=float(rng.uniform(0.15, 1)),
-        lips=_colour(lips * np.exp(rng.normal(0, 0.12, 3))),
+        head=HEAD_SHAPES[rng.integers(len(HEAD_SHAPES))],
+        head_amount=float(rng.uniform(0, 0.5)),
+        skin=skin,
+        freckles=float(rng.choice([0.0, rng.uniform(0.2, 1.0)], p=[0.8, 0.2])),
+        makeup=float(rng.uniform(0.15, 0.9) if rng.random() < 0.15 + 0.6 * female else 0.0),
+        lips=_colour(lips * np.exp(rng.normal(0, 0.08, 3) + rng.normal(0, 0.1))),
         iris=IRISES[rng.choice(len(IRISES), p=[0.4, 0.25, 0.1, 0.15, 0.1])],
-        hair=Hair(
-            color=_colour(color),
-            tint=_colour(color * np.exp(rng.normal(0.15, 0.15, 3))),
-            tint_amount=float(rng.uniform(0, 0.5)),
-            length=length,
-            bangs=bool(rng.random() < 0.4),
-            part=float(rng.choice([-0.2, -0.1, 0.0, 0.1, 0.2])),
-            wave=float(rng.choice([0, rng.uniform(0.2, 0.8)])),
-        ),
+        hair=_sample_hair(female, age, rng),
+        brows=float(np.clip(rng.normal(0.65 - 0.3 * female, 0.2), 0, 1)),
+        glasses=_sample_glasses(rng) if rng.random() < 0.18 else None,
+        earrings=Earrings(
+            size=float(rng.choice([rng.uniform(0.02, 0.045), rng.uniform(0.07, 0.15)])),
+            hoop=bool(rng.random() < 0.4),
+            color=(0.85, 0.62, 0.30) if metal else (0.75, 0.76, 0.80),
+        )
+        if rng.random() < 0.10 + 0.25 * female
+        else None,
         clothes=_colour(rng.uniform(0.02, 0.5, 3) * 0.6 + rng.uniform(0.01, 0.4)),
+        collar=list(Collar)[rng.choice(4, p=[0.4, 0.2, 0.2, 0.2])],
         neckline=float(rng.uniform(0.2, 0.5)),
-        light=float(rng.choice([-1, 1]) * rng.uniform(12, 45)),
-        warmth=float(rng.uniform(-0.5, 0.8)),
-        background=Background(
-            top=_colour(top),
-            bottom=_colour(bottom),
-            glow=_colour(np.clip(top + rng.normal(0, 0.12, 3) + rng.normal(0, 0.15), 0, 1)),
-            glow_amount=float(rng.choice([0.0, rng.uniform(0.2, 1)])),
+        light=Light(
+            azimuth=float(rng.choice([-1, 1]) * rng.uniform(8, 58)),
+            height=float(rng.uniform(1.2, 4.6)),
+            size=float(np.exp(rng.uniform(np.log(1.0), np.log(4.0)))),
+            contrast=float(rng.uniform(0.75, 1.4)),
+            warmth=float(rng.uniform(-0.7, 0.9)),
+            rim=float(rng.uniform(0, 1)),
         ),
+        background=_sample_background(rng),
+    )
+
+
+def _sample_hair(female: float, age: float, rng: np.random.Generator) -> Hair:
+    if rng.random() < VIVID_SHARE * (age < 45):
+        base = np.array(VIVID_HAIR[rng.integers(len(VIVID_HAIR))])
+    else:
+        share = np.array(NATURAL_SHARE)
+        share[-1] *= 0.3 if age < 40 else 6.0  # grey
+        base = np.array(list(NATURAL_HAIR.values())[rng.choice(len(share), p=share / share.sum())])
+    color = np.clip(base * np.exp(rng.normal(0, 0.12, 3) * 0.4 + rng.normal(0, 0.15)), 0.01, 0.9)
+    styles = STYLES_OF_WOMEN if (female > 0.5) != (rng.random() < SWAPPED_STYLES) else STYLES_OF_MEN
+    style = list(styles)[rng.choice(len(styles), p=list(styles.values()))]
+    fringe = list(Fringe)[rng.choice(4, p=FRINGES[style])] if style in FRINGES else Fringe.NONE
+    return Hair(
+        style=style,
+        fringe=fringe,
+        color=_colour(color),
+        tint=_colour(color * np.exp(rng.normal(0.15, 0.15, 3))),
+        tint_amount=float(rng.uniform(0, 0.5)),
+        length=float(rng.uniform(0, 1)),
+        part=float(rng.choice([-0.2, -0.1, 0.0, 0.1, 0.2])),
+        wave=float(rng.choice([0, rng.uniform(0.2, 1.0)])),
+    )
+
+
+def _sample_glasses(rng: np.random.Generator) -> Glasses:
+    dark = rng.random() < 0.6
+    return Glasses(
+        width=float(rng.uniform(0.33, 0.40)),
+        height=float(rng.uniform(0.24, 0.36)),
+        squareness=float(rng.uniform(0, 1)),
+        thickness=float(rng.uniform(0.006, 0.018)),
+        color=_colour(np.full(3, rng.uniform(0.01, 0.05)) if dark else rng.uniform(0.1, 0.6, 3)),
+    )
+
+
+def _sample_background(rng: np.random.Generator) -> Background:
+    hue = rng.uniform(0.08, 0.86, 3)
+    top = hue * 0.35 + hue.mean() * 0.65
+    bottom = np.clip(top * rng.uniform(0.6, 1.3), 0.02, 0.96)
+    return Background(
+        top=_colour(top),
+        bottom=_colour(bottom),
+        glow=_colour(np.clip(top + rng.normal(0, 0.16, 3) + rng.normal(0, 0.2), 0, 1)),
+        glow_amount=float(rng.choice([0.0, rng.uniform(0.2, 1)], p=[0.3, 0.7])),
+        pattern=list(Pattern)[rng.integers(len(Pattern))],
     )
 
 
@@ -175,13 +339,20 @@ def sample_moment(look: Look, rng: np.random.Generator, max_yaw: float = 30.0) -
     """Draw eyes, mouth and pose of one portrait, independently of each other and of the look."""
     return PortraitParameters(
         look=look,
-        eyes=max(0.0, float(rng.uniform(-0.08, 1))),  # some are fully closed
+        eyes=_sample_eyes(rng),
         mouth=0.0 if rng.random() < 0.4 else float(rng.uniform(0, 1)),
         yaw=float(rng.triangular(-1, 0, 1) * max_yaw),
         pitch=float(np.clip(rng.normal(0, 2.5), -8, 8)),
         roll=float(np.clip(rng.normal(0, 1.5), -5, 5)),
         smile=float(rng.uniform(0.1, 0.75)),
     )
+
+
+def _sample_eyes(rng: np.random.Generator) -> float:
+    """Every openness occurs; three in four are awake, one in twenty is closed."""
+    if rng.random() < 0.75:
+        return float(rng.uniform(0.6, 1))
+    return max(0.0, float(rng.uniform(-0.13, 0.6)))
 
 
 def sample_parameters(seed: int) -> PortraitParameters:
@@ -207,6 +378,8 @@ def persona_parameters(path: Path) -> PortraitParameters:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in ("look", *problem["loc"]))
         raise ValueError(f"{path}: {field}: {problem['msg']}") from error
+    if look.head not in HEAD_SHAPES:
+        raise ValueError(f"{path}: look.head: {look.head!r}; allowed: {', '.join(HEAD_SHAPES)}")
     if unknown := set(look.shape) - set(FACE_SHAPE):
         raise ValueError(f"{path}: look.shape: unknown {sorted(unknown)}; allowed: {', '.join(FACE_SHAPE)}")
     return PortraitParameters(look=look)
@@ -220,17 +393,29 @@ def shape_weights(look: Look) -> dict[str, float]:
     def add(name: str, value: float) -> None:
         weights[name] = weights.get(name, 0.0) + value
 
+    # MakeHuman's "young" is 25 and its "old" is 90; features of age come sooner than those.
+    old = float(np.clip((look.age - 25) / 65, 0, 1))
+    african = min(look.african, 1 - look.asian)
+    origins = {"asian": look.asian, "african": african, "caucasian": 1 - look.asian - african}
     for gender, share in (("female", female), ("male", 1 - female)):
-        for origin, part in (("asian", look.asian), ("caucasian", 1 - look.asian)):
-            add(f"macrodetails/{origin}-{gender}-young", part * share)
-        add(f"macrodetails/universal-{gender}-young-averagemuscle-averageweight", share)
+        for period, part_of_age in (("young", 1 - old), ("old", old)):
+            for origin, part in origins.items():
+                add(f"macrodetails/{origin}-{gender}-{period}", part * share * part_of_age)
+            add(f"macrodetails/universal-{gender}-{period}-averagemuscle-averageweight", share * part_of_age)
         add(f"macrodetails/proportions/{gender}-young-averagemuscle-averageweight-idealproportions", share)
+    add(f"head/head-{look.head}", look.head_amount)
+    lined = float(np.clip((look.age - 32) / 28, 0, 1))
+    for side in "lr":
+        add(f"eyes/{side}-eye-bag-incr", 0.45 * lined)
+        add(f"eyes/{side}-eye-height2-decr", 0.12 * lined)
+    add("mouth/mouth-laugh-lines-in", 0.45 * lined)
+    add("mouth/mouth-angles-down", 0.12 * lined)
     for name, (_, below, above) in FACE_SHAPE.items():
         value = look.shape.get(name, 0.0)
         if (
             name == "eyes/{}-eye-scale"
         ):  # large eyes read as friendly, and give more pixels to what is conditioned
-            value += 0.5 + 0.65 * female
+            value += 0.85 + 0.55 * female
         if name == "ears/{}-ear-wing":
             value -= 0.4
         for side in ("l", "r") if "{}" in name else ("",):
@@ -241,13 +426,15 @@ def shape_weights(look: Look) -> dict[str, float]:
 
 
 FEMININE: dict[str, float] = {
-    "head/head-oval": 0.35,
-    "head/head-scale-horiz-decr": 0.12,
+    "head/head-oval": 0.40,
+    "head/head-scale-horiz-decr": 0.16,
+    "chin/chin-height-decr": 0.15,
+    "chin/chin-jaw-drop-decr": 0.2,
     "forehead/forehead-scale-vert-decr": 0.3,
     "eyes/l-eye-height2-incr": 0.3,
     "eyes/r-eye-height2-incr": 0.3,
-    "head/head-age-decr": 0.5,
-    "chin/chin-width-decr": 0.25,
+    "head/head-age-decr": 0.4,
+    "chin/chin-width-decr": 0.35,
     "nose/nose-scale-horiz-decr": 0.3,
     "nose/nose-scale-vert-decr": 0.2,
     "mouth/mouth-upperlip-volume-incr": 0.3,

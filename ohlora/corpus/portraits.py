@@ -1,7 +1,10 @@
 """The one storage format of portraits: Parquet shards with a manifest, and `Portraits` in memory.
 
 A folder holds `portraits-00000.parquet`, … and `portraits.json` with the SHA-256 of each shard. A row is an
-image (WebP), a mask (PNG of `FaceClass` indices), who and where it came from, its split and its ground truth.
+image (WebP), a mask (PNG of `FaceClass` indices), who and where it came from, its split, the counterfactual
+set it belongs to, the parameters it was rendered from and its ground truth.
+
+Format 2 has more columns than format 1, which is still read: what it lacks is unknown (nan, -1, "").
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +24,18 @@ from PIL import Image
 
 from ohlora.artifacts import sha256_file
 from ohlora.attributes import ATTRIBUTE_NAMES
+from ohlora.errors import UserError
 
 MANIFEST = "portraits.json"
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = (1, 2)
 ROWS_PER_SHARD = 128
 WEBP_QUALITY = 92
-TRUTH_NAMES: tuple[str, ...] = (*ATTRIBUTE_NAMES, "pitch", "roll", "smile")
+DEFECT_NAMES: tuple[str, ...] = ("blur", "noise", "exposure", "melt")  # strengths in 0..1, 0 is none
+TRAIT_NAMES: tuple[str, ...] = ("age", "glasses", "earrings")  # years; 1 worn, 0 not
+TRUTH_NAMES: tuple[str, ...] = (*ATTRIBUTE_NAMES, "pitch", "roll", "smile", *TRAIT_NAMES, *DEFECT_NAMES)
 PERSONA_IDENTITY = 0
+MASKLESS_VARIANTS = ("generated", "photo")  # their masks say background everywhere, for want of better
 
 SCHEMA = pa.schema(
     [
@@ -36,14 +44,23 @@ SCHEMA = pa.schema(
         ("identity", pa.int64()),  # 0 is Oh-LoRA
         ("seed", pa.int64()),  # of the look
         ("moment", pa.int64()),  # number of the portrait within its identity
-        ("variant", pa.string()),  # persona, sample or rendered
+        ("variant", pa.string()),  # persona, sample, rendered, generated or photo
         ("split", pa.string()),  # train or test
+        ("set", pa.int64()),  # counterfactual set: equal in all but `swept`; -1 is none
+        ("swept", pa.string()),  # name of the attribute that the set sweeps; "" is none
+        ("parameters", pa.string()),  # JSON of PortraitParameters; "" where none are known
         *((name, pa.float32()) for name in TRUTH_NAMES),
     ]
 )
+_SINCE_FORMAT_2: dict[str, Any] = {
+    "set": -1,
+    "swept": "",
+    "parameters": "",
+    **dict.fromkeys((*TRAIT_NAMES, *DEFECT_NAMES), float("nan")),
+}
 
 
-class CorpusError(RuntimeError):
+class CorpusError(UserError, RuntimeError):
     """A folder of portraits is missing, incomplete or corrupt; the message says what to do."""
 
 
@@ -58,18 +75,33 @@ class Portraits:
     ]  # name of TRUTH_NAMES -> [n], units of ohlora.attributes; nan is unknown
     identity: NDArray[np.int64]  # [n], 0 is Oh-LoRA
     split: NDArray[np.str_]  # [n] "train" or "test"
+    sets: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # [n], -1 is none
+    swept: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))  # [n], "" is none
+    variant: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))  # [n], see SCHEMA
+
+    def __post_init__(self) -> None:
+        """Arrays that were not given say "none" for every portrait."""
+        n = len(self.identity)
+        for name, none in (("sets", -1), ("swept", ""), ("variant", "")):
+            if len(getattr(self, name)) != n:
+                object.__setattr__(self, name, np.full(n, none))
+
+    @property
+    def has_mask(self) -> NDArray[np.bool_]:
+        """Whether the mask says what is where, bool [n]; it does not for photos and generated pictures."""
+        return ~np.isin(self.variant, MASKLESS_VARIANTS)
 
     def __len__(self) -> int:
         return len(self.identity)
 
     @classmethod
-    def load(cls, folder: Path) -> Portraits:
-        """Read and check a folder of portraits.
+    def load(cls, folder: Path, shard: str | None = None) -> Portraits:
+        """Read and check a folder of portraits, or one of the shards that its manifest names.
 
         Raises:
             CorpusError: a file is missing or its SHA-256 differs from the manifest.
         """
-        table = read_table(folder)
+        table = read_table(folder, shard)
         if not table.num_rows:
             raise CorpusError(f"{folder} holds no portraits; run: ohlora stage corpus")
         try:
@@ -85,6 +117,9 @@ class Portraits:
             truth={name: table[name].to_numpy().astype(np.float32) for name in TRUTH_NAMES},
             identity=table["identity"].to_numpy(),
             split=np.array(table["split"].to_pylist()),
+            sets=table["set"].to_numpy(),
+            swept=np.array(table["swept"].to_pylist(), np.str_),
+            variant=np.array(table["variant"].to_pylist(), np.str_),
         )
 
     def select(self, which: Literal["train", "test"] | NDArray[Any]) -> Portraits:
@@ -102,6 +137,9 @@ class Portraits:
             truth={name: values[index] for name, values in self.truth.items()},
             identity=self.identity[index],
             split=self.split[index],
+            sets=self.sets[index],
+            swept=self.swept[index],
+            variant=self.variant[index],
         )
 
     def resized(self, resolution: int) -> Portraits:
@@ -113,7 +151,7 @@ class Portraits:
         resample = box if resolution < self.images.shape[1] else Image.Resampling.BICUBIC
         images = np.stack([np.asarray(Image.fromarray(i).resize(size, resample)) for i in self.images])
         masks = np.stack([np.asarray(Image.fromarray(m).resize(size, nearest)) for m in self.masks])
-        return Portraits(images, masks, self.truth, self.identity, self.split)
+        return replace(self, images=images, masks=masks)
 
 
 def encode_image(image: NDArray[np.uint8]) -> bytes:
@@ -165,7 +203,7 @@ def write(folder: Path, table: pa.Table, provenance: dict[str, Any]) -> None:
         provenance: where they came from: generator, settings, licence; JSON values.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    table = table.cast(SCHEMA)
+    table = _filled(table.cast(SCHEMA))
     (folder / MANIFEST).unlink(missing_ok=True)  # an interrupted write is no valid folder
     for old in folder.glob("portraits-*.parquet"):
         old.unlink()
@@ -192,15 +230,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CorpusError(f"{folder} is not a folder of portraits: {MANIFEST} is missing; {restore}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or not isinstance(manifest["files"], dict):
-            raise ValueError(f"format {manifest['format']!r}, expected {FORMAT}")
+        if manifest["format"] not in READABLE_FORMATS or not isinstance(manifest["files"], dict):
+            readable = " or ".join(map(str, READABLE_FORMATS))
+            raise ValueError(f"format {manifest['format']!r}, this version reads {readable}")
     except (ValueError, KeyError, TypeError) as error:
         raise CorpusError(f"{path} does not parse: {error}; {restore}") from error
     return dict(manifest)
 
 
-def read_table(folder: Path) -> pa.Table:
+def read_table(folder: Path, shard: str | None = None) -> pa.Table:
     """Rows of a folder of portraits, pictures still encoded, after every hash was checked.
+
+    Args:
+        folder: of portraits.
+        shard: read this one of the manifest's files only.
 
     Raises:
         CorpusError: a shard is missing, corrupt, or has other columns.
@@ -208,7 +251,11 @@ def read_table(folder: Path) -> pa.Table:
     manifest = read_manifest(folder)
     restore = f"restore it with: git checkout {folder}, or make it again with: ohlora stage corpus"
     tables = []
+    if shard is not None and shard not in manifest["files"]:
+        raise CorpusError(f"{folder / MANIFEST} names no shard {shard}; {restore}")
     for name, expected in manifest["files"].items():
+        if shard is not None and name != shard:
+            continue
         path = folder / name
         if Path(name).name != name:
             raise CorpusError(f"{folder / MANIFEST} names a file outside its folder: {name}")
@@ -220,7 +267,29 @@ def read_table(folder: Path) -> pa.Table:
                 f"{path} is corrupt: SHA-256 {actual[:12]}…, expected {expected[:12]}…; {restore}"
             )
         table = pq.read_table(path)
+        if manifest["format"] == 1:
+            table = _upgraded(table)
         if table.schema.names != SCHEMA.names:
             raise CorpusError(f"{path} has columns {table.schema.names}, expected {SCHEMA.names}; {restore}")
-        tables.append(table.cast(SCHEMA))
+        tables.append(_filled(table.cast(SCHEMA)))
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+
+def _upgraded(table: pa.Table) -> pa.Table:
+    """Rows of format 1 with the columns that came with format 2, in their order, all unknown."""
+    for name, unknown in _SINCE_FORMAT_2.items():
+        if name not in table.schema.names:
+            values = pa.array([unknown] * table.num_rows, SCHEMA.field(name).type)
+            table = table.append_column(name, values)
+    known = [name for name in SCHEMA.names if name in table.schema.names]
+    return table.select([*known, *(name for name in table.schema.names if name not in known)])
+
+
+def _filled(table: pa.Table) -> pa.Table:
+    """The same rows with "none" instead of null in the columns that came with format 2."""
+    for name, none in _SINCE_FORMAT_2.items():
+        column = table[name]
+        if column.null_count:
+            index = table.schema.get_field_index(name)
+            table = table.set_column(index, SCHEMA.field(name), column.fill_null(none))
+    return table

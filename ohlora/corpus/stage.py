@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from PIL import Image
 
-from ohlora.attributes import ATTRIBUTE_NAMES, FaceClass
-from ohlora.config import Config
+from ohlora.attributes import FaceClass
+from ohlora.config import Config, CorpusConfig
+from ohlora.corpus.parameters import persona_parameters
 from ohlora.corpus.portraits import (
     MANIFEST,
     PERSONA_IDENTITY,
@@ -28,32 +27,53 @@ from ohlora.corpus.portraits import (
     write,
 )
 from ohlora.corpus.renderer import GENERATOR_VERSION
-from ohlora.corpus.rendering import Settings, render_cached, rendered_jobs
+from ohlora.corpus.rendering import (
+    MOMENTS,
+    Job,
+    Settings,
+    chunks_of,
+    persona_jobs,
+    render_cached,
+    rendered_jobs,
+    set_jobs,
+)
+from ohlora.corpus.summary import attribute_table, contact_sheet, plot_parameters, plot_truths, write_summary
 from ohlora.stage import Journal, Report
 
 SHEET = "sheet.png"
 HISTOGRAM = "attributes.png"
-SHEET_SEED = 20  # which portraits the contact sheet shows; not picked by eye
+PARAMETERS = "parameters.png"
+SUMMARY = "summary.json"
+FIRST_NEW_MOMENT = 1000  # of Oh-LoRA's rendered portraits; below it are those of the sample
 RENDER_CACHE = "render-cache"  # in the state folder, where it outlives the output folder
 
 
 def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journal: Journal) -> Report:
-    """Write all portraits of the corpus into the output folder.
+    """Write all portraits of the corpus into the output folder: the sample, more folders, rendered ones.
+
+    Beside the shards there are `summary.json` (every column: count, mean, deviation, quantiles, histogram;
+    every category: counts), plots of every distribution and a contact sheet of unpicked portraits.
 
     Raises:
-        CorpusError: the sample is missing, corrupt or of another resolution, or a mask has unknown classes.
+        CorpusError: a folder is missing, corrupt or of another resolution, a mask has unknown classes, or
+            the settings ask for sets of people who are not rendered.
     """
     settings = config.corpus
     output = outputs["output"]
     sample = inputs.get("sample", Path(settings.sample))
+    jobs = jobs_of(settings, inputs.get("look", Path(settings.look)))
     table = limited(with_splits(read_table(sample), settings.test_fraction), settings.limit)
-    check_pictures(table, settings.resolution)
-    table = resized(table, settings.resolution)
+    parts = [table, *(with_splits(read_table(Path(f)), settings.test_fraction) for f in settings.folders)]
+    parts = [part for part in parts if part.num_rows]
+    for part in parts:
+        check_pictures(part, settings.resolution)
+    table = pa.concat_tables([resized(part, settings.resolution) for part in parts])
     sampled = table.num_rows
-    if settings.render:
-        table = pa.concat_tables([table, _render(config, journal)])
+    if jobs:
+        table = pa.concat_tables([table, _render(config, jobs, journal)])
     provenance: dict[str, Any] = {
         "sample": read_manifest(sample)["files"],
+        "folders": {folder: read_manifest(Path(folder))["files"] for folder in settings.folders},
         "sample_portraits": sampled,
         "rendered_portraits": table.num_rows - sampled,
         "rendered_seed": settings.seed,
@@ -62,8 +82,10 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     }
     write(output, table, provenance)
     contact_sheet(table, output / SHEET)
-    histograms(table, output / HISTOGRAM)
-    return _report(table, sampled)
+    plot_truths(table, output / HISTOGRAM)
+    plotted = plot_parameters(table, output / PARAMETERS)
+    write_summary(table, output / SUMMARY)
+    return _report(table, sampled, plotted)
 
 
 def limited(table: pa.Table, limit: int) -> pa.Table:
@@ -132,78 +154,61 @@ def resized(table: pa.Table, resolution: int) -> pa.Table:
     return table.set_column(1, "mask", pa.array(masks, pa.binary()))
 
 
-def _render(config: Config, journal: Journal) -> pa.Table:
+def jobs_of(settings: CorpusConfig, look: Path) -> list[Job]:
+    """What the settings ask to render: new people, their sets, Oh-LoRA and hers.
+
+    Raises:
+        CorpusError: more people shall have sets than are rendered, or her look does not parse.
+    """
+    people = -(-settings.render // MOMENTS)
+    if settings.counterfactual_sets > people:
+        raise CorpusError(
+            f"corpus.counterfactual_sets is {settings.counterfactual_sets}, but corpus.render "
+            f"{settings.render} gives {people} people; raise corpus.render to {MOMENTS} for each of them"
+        )
+    jobs = rendered_jobs(
+        settings.seed,
+        settings.render,
+        settings.defects,
+        settings.counterfactual_sets,
+        settings.swept,
+        settings.sweep_steps,
+    )
+    if settings.render_persona:
+        try:
+            persona = persona_parameters(look)
+        except ValueError as error:
+            raise CorpusError(str(error)) from error
+        jobs += persona_jobs(persona, settings.render_persona, FIRST_NEW_MOMENT)
+        if settings.counterfactual_sets:
+            jobs += set_jobs(
+                persona,
+                PERSONA_IDENTITY,
+                persona.look.seed,
+                "persona",
+                settings.swept,
+                settings.sweep_steps,
+            )
+    return jobs
+
+
+def _render(config: Config, jobs: list[Job], journal: Journal) -> pa.Table:
     settings = config.corpus
-    jobs = rendered_jobs(settings.seed, settings.render)
     size = Settings(settings.resolution, settings.samples_per_pixel, settings.test_fraction)
     processes = config.runtime.threads or len(os.sched_getaffinity(0))
     chunks: dict[int, pa.Table] = {}
-    total = len({job.identity for job in jobs})
     results = render_cached(jobs, size, Path(config.state) / RENDER_CACHE, processes)
-    for done, (rows, number) in enumerate(
-        journal.progress(results, "rendering people (4 portraits each)", total)
-    ):
+    bar = journal.progress(
+        results, f"rendering {len(jobs)} portraits (people and sets)", len(chunks_of(jobs))
+    )
+    for done, (rows, number) in enumerate(bar):
         chunks[number] = rows
         journal.log(done + 1, rendered=float(sum(t.num_rows for t in chunks.values())))
     rendered = pa.concat_tables([chunks[number] for number in sorted(chunks)])
     return with_splits(rendered, settings.test_fraction)
 
 
-def contact_sheet(table: pa.Table, path: Path, count: int = 36, tile: int = 160) -> None:
-    """A PNG of `count` unpicked portraits: a seeded draw."""
-    rng = np.random.default_rng(SHEET_SEED)
-    rows = np.sort(rng.choice(table.num_rows, min(count, table.num_rows), replace=False))
-    columns = int(np.ceil(np.sqrt(len(rows))))
-    sheet = Image.new("RGB", (columns * tile, -(-len(rows) // columns) * tile))
-    for place, row in enumerate(rows):
-        picture = Image.fromarray(decode_image(table["image"][int(row)].as_py()))
-        corner = (place % columns * tile, place // columns * tile)
-        sheet.paste(picture.resize((tile, tile), Image.Resampling.LANCZOS), corner)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, optimize=True)
-
-
-def histograms(table: pa.Table, path: Path) -> None:
-    """A PNG with the distribution of each of the nine attributes, Oh-LoRA apart from the others."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    hers = table["identity"].to_numpy() == PERSONA_IDENTITY
-    figure, axes = plt.subplots(3, 3, figsize=(10, 7.5), layout="constrained")
-    for axis, name in zip(axes.ravel(), ATTRIBUTE_NAMES, strict=True):
-        values = table[name].to_numpy().astype(float)
-        known = np.isfinite(values)
-        low, high = (values[known].min(), values[known].max()) if known.any() else (0.0, 1.0)
-        bins = np.linspace(low, high if high > low else low + 1, 21)
-        axis.hist(
-            [values[known & ~hers], values[known & hers]], bins, stacked=True, label=["others", "Oh-LoRA"]
-        )
-        axis.set_title(name)
-    axes[0, 0].legend()
-    figure.savefig(path, dpi=90)
-    plt.close(figure)
-
-
-def attribute_table(table: pa.Table) -> list[dict[str, Any]]:
-    """Mean, standard deviation, least and largest value of each attribute, unknown ones left out."""
-    rows = []
-    for name in ATTRIBUTE_NAMES:
-        values: NDArray[np.float64] = table[name].to_numpy().astype(np.float64)
-        values = values[np.isfinite(values)]
-        row = {"attribute": name, "known": len(values)}
-        if len(values):
-            statistics = {
-                "mean": values.mean(),
-                "std": values.std(),
-                "min": values.min(),
-                "max": values.max(),
-            }
-            row |= {key: round(float(value), 4) for key, value in statistics.items()}
-        rows.append(row)
-    return rows
-
-
-def _report(table: pa.Table, sampled: int) -> Report:
+def _report(table: pa.Table, sampled: int, plotted: bool) -> Report:
     identity, split = table["identity"].to_numpy(), np.array(table["split"].to_pylist())
     attributes = attribute_table(table)
     metrics = {
@@ -214,6 +219,8 @@ def _report(table: pa.Table, sampled: int) -> Report:
         "test": float((split == "test").sum()),
         "sampled": float(sampled),
         "rendered": float(table.num_rows - sampled),
+        "in_sets": float((table["set"].to_numpy() >= 0).sum()),
+        "degraded": float((table["quality"].to_numpy() == 0).sum()),
     }
     for row in attributes:
         metrics |= {
@@ -224,7 +231,11 @@ def _report(table: pa.Table, sampled: int) -> Report:
         notes.append("No person is held out; raise corpus.limit or corpus.test_fraction.")
     return Report(
         metrics=metrics,
-        pictures={"Unpicked portraits": SHEET, "Attributes": HISTOGRAM},
+        pictures={
+            "Unpicked portraits": SHEET,
+            "Ground truth": HISTOGRAM,
+            **({"Parameters": PARAMETERS} if plotted else {}),
+        },
         tables={"Attributes": attributes},
-        notes=[*notes, f"Hashes of the shards are in {MANIFEST}."],
+        notes=[*notes, f"Hashes of the shards are in {MANIFEST}, all distributions in {SUMMARY}."],
     )

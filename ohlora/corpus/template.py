@@ -25,9 +25,10 @@ from ohlora.corpus.geometry import (
     smoothstep,
     vertex_normals,
 )
+from ohlora.corpus.parameters import Collar
 
-STRANDS = 11500
-GUIDES = 1000
+STRANDS = 15000
+GUIDES = 1100
 BROW_HAIRS = 420
 LASH_ROWS = ("lash_lower_left", "lash_upper_left", "lash_lower_right", "lash_upper_right")
 
@@ -73,11 +74,18 @@ class Template:
         on_brow = body.triangles[(self.brow_distance < 0.95)[body.triangles].all(1)]
         self.brow_roots = self._scatter(on_brow, BROW_HAIRS, rng)
 
-    def collar(self, depth: float) -> Floats:
-        """Height above a neckline that is `depth` dm deeper in front, [n]; negative is under cloth."""
+    def collar(self, style: Collar, depth: float) -> Floats:
+        """Height above the neckline, [n]; negative is under cloth. `depth` is how deep it is in front, dm."""
         x, y, z = self.body.template.T
-        front = depth * smoothstep(0.1, 1.0, z)
-        return y - (5.86 - front + 0.10 * smoothstep(0.5, -0.3, z) - 0.02 * smoothstep(0.45, 1.0, np.abs(x)))
+        front = smoothstep(0.1, 1.0, z)
+        base = 5.86 + 0.10 * smoothstep(0.5, -0.3, z) - 0.02 * smoothstep(0.45, 1.0, np.abs(x))
+        if style is Collar.HIGH:
+            return y - (base + 0.30 - 0.02 * front)
+        if style is Collar.V:
+            return y - (base + 0.02 - front * (depth + 0.55) * np.clip(1 - np.abs(x) / 0.55, 0, 1))
+        if style is Collar.SHIRT:
+            return y - (base + 0.26 - front * 0.85 * np.clip(1 - np.abs(x) / 0.42, 0, 1))
+        return y - (base - depth * front)
 
     def _lips(self) -> Floats:
         """1 inside the red of the lips, 0 outside, soft between."""
@@ -114,8 +122,9 @@ class Template:
         x, y, z = self.body.template.T
         angle = np.arctan2(np.abs(x), z - 0.4)
         knots = [0, 0.3, 0.6, 0.8, 1.0, 1.12, 1.25, 1.35, 1.75, 1.95, 2.3, math.pi]
-        heights = [7.87, 7.88, 7.80, 7.63, 7.45, 7.22, 7.22, 7.40, 7.38, 7.0, 6.78, 6.66]
-        return y - np.interp(angle, knots, heights)
+        heights = [7.80, 7.81, 7.74, 7.58, 7.42, 7.22, 7.22, 7.40, 7.38, 7.0, 6.78, 6.66]
+        uneven = 0.018 * np.sin(x * 31) * np.sin(x * 13 + 1) + 0.012 * np.sin(x * 67 + 2)
+        return y - np.interp(angle, knots, heights) - uneven
 
     def _lashes(self) -> tuple[Floats, Bools]:
         """Distance of each vertex to the roots of the lashes, and whether those are of the upper lid."""

@@ -1,10 +1,11 @@
 """Stage `judge`: the independent judge of the face generator's attributes and identity.
 
-Notable: it shares no code, weights, seed or architecture with what it judges. The original project scored its
-generator with the very network that the generator had been optimised against; a test makes sure that no
-module of `ohlora.gan` or `ohlora.labeling` imports this one. It sees the whole portrait coarsely and eyes
-and mouth finely, learns from the renderer's truth under strong changes of light, sharpness, noise and
-background, and is itself judged on identities that it never saw.
+Notable: it shares no code, weights, seed, architecture or training data with what it judges. The original
+project scored its generator with the very network that the generator had been optimised against; here the
+judge learns from the identities that every other model holds out, and is itself judged on the others; a test
+makes sure that no module of `ohlora.gan` or `ohlora.labeling` imports this one. It sees the whole portrait
+coarsely and eyes and mouth finely, and learns from the renderer's truth under strong changes of light,
+sharpness, noise and background.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from ohlora.artifacts import ArtifactError, verify, write_manifest
 from ohlora.attributes import FaceClass
 from ohlora.config import Config, JudgeConfig
-from ohlora.corpus.portraits import Portraits
+from ohlora.corpus.portraits import PERSONA_IDENTITY, Portraits
 from ohlora.stage import Journal, Report
 
 KIND = "judge"
@@ -45,8 +46,8 @@ TARGETS = (
 WEIGHT_OF = {"eyes": 2.0, "mouth": 2.0, "pose": 2.0}  # what the generator's gate looks at
 LIMITS = {"eyes": (0.0, 1.0), "mouth": (0.0, 1.0), "gender": (0.0, 1.0)}
 
-EYES_BOX = (0.24, 0.32, 0.76, 0.53)  # left, top, right, bottom, of the image; for yaws within 30 degrees
-MOUTH_BOX = (0.27, 0.57, 0.73, 0.88)
+EYES_BOX = (0.18, 0.28, 0.82, 0.52)  # left, top, right, bottom, of the image; for yaws within 30 degrees
+MOUTH_BOX = (0.22, 0.59, 0.78, 0.98)
 EMBEDDING = 64
 COSINE_SCALE = 16.0  # of the identity logits
 IDENTITY_WEIGHT = 0.3
@@ -383,7 +384,9 @@ def save(judge: Judge, folder: Path, provenance: dict[str, Any]) -> None:
 
 
 def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journal: Journal) -> Report:
-    """Train the judge on all train identities of `inputs["corpus"]`, judge it on the held-out ones.
+    """Train the judge on the identities that others hold out, judge it on those that others train on.
+
+    Portraits with a defect take no part, and neither does Oh-LoRA: the judge must not know her by heart.
 
     Raises:
         CorpusError: the corpus is corrupt, or lacks train or test portraits.
@@ -391,7 +394,9 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     portraits = Portraits.load(inputs["corpus"])
-    training, test = portraits.select("train"), portraits.select("test")
+    usable = (portraits.identity != PERSONA_IDENTITY) & ~(portraits.truth["quality"] == 0)
+    training = portraits.select(usable & (portraits.split == "test"))
+    test = portraits.select(usable & (portraits.split == "train"))
     settings = config.judge
     device = _device(config.runtime.device)
     judge = fit(examples(training, settings.resolution), settings, device, journal)
@@ -416,7 +421,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     metrics |= {f"soft_{name}": soft[name] for name in soft if name.startswith(tuple(WEIGHT_OF))}
     metrics |= verification(judge.embed(images), test.identity)
     draw(seen, truth, out / SCATTER)
-    return Report(metrics=metrics, pictures={"Judge against the truth, held-out identities": SCATTER})
+    return Report(metrics=metrics, pictures={"Judge against the truth, people it never saw": SCATTER})
 
 
 def agreement(

@@ -29,7 +29,8 @@ def score(model_folder: Path, inputs: dict[str, Path], config: Config) -> dict[s
         CorpusError: the corpus is corrupt or holds nothing out.
     """
     parser = Parser.load(model_folder, config.runtime.device)
-    test = Portraits.load(inputs["corpus"]).select("test")
+    portraits = Portraits.load(inputs["corpus"])
+    test = portraits.select((portraits.split == "test") & portraits.has_mask)
     masks = parser.masks(test.images)
     metrics = iou_metrics(test.masks, masks)
     measured = measure(masks, test.images)

@@ -29,7 +29,7 @@ EYES, MOUTH, POSE = (CONDITION_NAMES.index(name) for name in ("eyes", "mouth", "
 MOVING = 3  # eyes, mouth and pose come first and vary; the other conditions belong to a person
 HELD_OUT = 0.1  # share of the persona's portraits that judge the generator
 
-Labels = Literal["truth", "formulas"]
+Labels = Literal["truth", "network", "formulas"]
 
 
 class CorpusUnusable(UserError, ValueError):
@@ -67,7 +67,8 @@ def conditions_of(portraits: Portraits, labels: Path | None, source: Labels) -> 
     Args:
         portraits: the corpus.
         labels: folder of the labels stage, with `labels.parquet` in the corpus's row order, or None.
-        source: which of the corpus's truth and the formulas' labels wins; the other fills its gaps.
+        source: whose values win: the corpus's truth, the property network or the formulas. Gaps of the truth
+            are filled by the network, those of the others by the truth.
 
     Raises:
         CorpusUnusable: the labels have another number of rows than the corpus.
@@ -76,18 +77,34 @@ def conditions_of(portraits: Portraits, labels: Path | None, source: Labels) -> 
     truth = np.full((n, len(CONDITION_NAMES)), np.nan, np.float32)
     for column, name in enumerate(CONDITION_NAMES):
         truth[:, column] = portraits.truth[name]
-    formulas = np.full_like(truth, np.nan)
+    read = np.full_like(truth, np.nan)
     if labels is not None:
         table = pd.read_parquet(labels / "labels.parquet")
         if len(table) != n:
             raise CorpusUnusable(
                 f"{labels} has {len(table)} rows, the corpus {n}; run the labels stage again"
             )
+        prefix = "formula_" if source == "formulas" else ""
         for column, name in enumerate(CONDITION_NAMES):
-            if name in table:
-                formulas[:, column] = table[name].to_numpy(np.float32, na_value=np.nan)
-    first, second = (truth, formulas) if source == "truth" else (formulas, truth)
+            if prefix + name in table:
+                read[:, column] = table[prefix + name].to_numpy(np.float32, na_value=np.nan)
+    first, second = (truth, read) if source == "truth" else (read, truth)
     return np.where(np.isnan(first), second, first)
+
+
+def kept_of(portraits: Portraits, labels: Path | None) -> NDArray[np.bool_]:
+    """Portraits that may train a generator: those that the labels stage keeps, and no known defect; bool [n].
+
+    Args:
+        portraits: the corpus.
+        labels: folder of the labels stage, in the corpus's row order, or None.
+    """
+    kept = ~(portraits.truth["quality"] == 0)
+    if labels is not None:
+        table = pd.read_parquet(labels / "labels.parquet")
+        if "kept" in table:
+            kept = kept & table["kept"].to_numpy(bool)
+    return np.asarray(kept)
 
 
 @dataclass(frozen=True)
@@ -147,12 +164,19 @@ class Batch:
 class TrainingSet:
     """The rows of a corpus that a generator may learn from, in memory, with the ones that judge it apart."""
 
-    def __init__(self, portraits: Portraits, conditions: NDArray[np.float32], persona_share: float) -> None:
+    def __init__(
+        self,
+        portraits: Portraits,
+        conditions: NDArray[np.float32],
+        persona_share: float,
+        kept: NDArray[np.bool_] | None = None,
+    ) -> None:
         """
         Args:
             portraits: the corpus.
             conditions: raw, float32 [n, 7] as of `conditions_of`; rows with a gap are dropped.
             persona_share: share of a batch that shows the persona.
+            kept: bool [n] as of `kept_of`; the persona's portraits train whatever it says. None keeps all.
 
         Raises:
             CorpusUnusable: nothing is left to train on.
@@ -163,7 +187,8 @@ class TrainingSet:
         known = ~np.isnan(conditions).any(1)
         # the persona is what the product shows: all her portraits train, in whatever split her identity fell
         split = np.asarray(portraits.split)
-        train = known & ~judged & ((split == "train") | (identity == persona))
+        fit: NDArray[np.bool_] = np.full(len(identity), True) if kept is None else kept
+        train = known & ~judged & ((fit & (split == "train")) | (identity == persona))
         if not train.any() or not (train & (identity == persona)).any():
             raise CorpusUnusable(
                 f"no portrait to train on: {len(identity)} portraits, {int(known.sum())} with all labels, "
@@ -178,11 +203,13 @@ class TrainingSet:
         code = np.searchsorted(self.numbers, identity)
         # what belongs to a person is measured with noise in each portrait: take the person's mean
         self.raw = conditions.astype(np.float32).copy()
+        swept = np.isin(portraits.swept, CONDITION_NAMES[MOVING:])  # a counterfactual of what a person has
         self.person = np.zeros((len(self.numbers), len(CONDITION_NAMES)), np.float32)
         for k, number in enumerate(self.numbers):
-            mean = self.raw[rows[identity[rows] == number]].mean(0)
+            own = rows[(identity[rows] == number) & ~swept[rows]]
+            mean = self.raw[own if len(own) else rows[identity[rows] == number]].mean(0)
             self.person[k] = mean
-            self.raw[identity == number, MOVING:] = mean[MOVING:]
+            self.raw[(identity == number) & ~swept, MOVING:] = mean[MOVING:]
         static = self.person[:, MOVING:]
         mean, scale = np.zeros(len(NUISANCE_NAMES)), np.ones(len(NUISANCE_NAMES))
         self.raw_nuisance = np.zeros((len(identity), len(NUISANCE_NAMES)), np.float32)

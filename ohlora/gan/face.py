@@ -130,6 +130,10 @@ class Face:
     def load(cls, folder: Path | str, device: str | torch.device = "cpu") -> Face:
         """Read a model folder after checking its hashes.
 
+        Args:
+            folder: of kind `face`.
+            device: where it draws; "auto" takes a GPU if there is one.
+
         Raises:
             ArtifactError: a file is missing or corrupt, or does not fit the settings of the manifest.
         """
@@ -142,6 +146,8 @@ class Face:
             truncation = float(manifest.settings["truncation"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"{folder} does not fit its settings: {error}") from error
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         generator = generator.to(device).to(memory_format=torch.channels_last)
         return cls(generator, people, manifest, truncation)
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ohlora.config import Config, FaceConfig, state_dir
 from ohlora.corpus import Portraits
-from ohlora.gan.data import Batch, TrainingSet, conditions_of
+from ohlora.gan.data import Batch, TrainingSet, conditions_of, kept_of
 from ohlora.gan.face import Face, fit_people, save_face
 from ohlora.gan.losses import psnr, reconstruction
 from ohlora.gan.networks import Generator, GeneratorConfig
@@ -281,7 +281,8 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     folder.mkdir(parents=True, exist_ok=True)
     portraits = Portraits.load(inputs["corpus"])
     conditions = conditions_of(portraits, inputs.get("labels"), config.face.labels)
-    data = TrainingSet(portraits, conditions, config.face.persona_share)
+    kept = kept_of(portraits, inputs.get("labels"))
+    data = TrainingSet(portraits, conditions, config.face.persona_share, kept)
     distillation = Distillation(config.face, data, Device.choose(config))
     notes = [
         f"{len(data.rows)} portraits of {len(data.numbers)} people, {len(data.hers)} of them Oh-LoRA's; "

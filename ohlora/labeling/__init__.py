@@ -1,18 +1,20 @@
-"""What is in a portrait? A face parser, formulas that read attributes off its masks, and their calibration.
+"""What is in a portrait? A face parser, classifiers, a property network, and formulas that read masks.
 
-`attributes_of(images, parser, calibration)` is the whole chain for any image.
+`Labeler.load(folders).read(images)` is the whole chain for any portraits; `measure` are the formulas alone.
 """
 
-from ohlora.labeling.calibration import Calibration, CalibrationError, attributes_of
+from ohlora.labeling.calibration import Calibration, CalibrationError
 from ohlora.labeling.formulas import ALGORITHMS, Algorithm, measure
 from ohlora.labeling.parser import Parser
+from ohlora.labeling.scoring import Labeler, Reading
 
 __all__ = [
     "ALGORITHMS",
     "Algorithm",
     "Calibration",
     "CalibrationError",
+    "Labeler",
     "Parser",
-    "attributes_of",
+    "Reading",
     "measure",
 ]

@@ -17,8 +17,6 @@ from scipy.optimize import isotonic_regression
 
 from ohlora.attributes import ATTRIBUTE_NAMES
 from ohlora.errors import UserError
-from ohlora.labeling.formulas import measure
-from ohlora.labeling.parser import Parser
 
 CALIBRATION = "calibration.json"
 CALIBRATED = ("eyes", "mouth", "pose")
@@ -116,12 +114,16 @@ def fit(measured: Columns, truth: Columns) -> Calibration:
         except CalibrationError:
             curves[name] = Curve(measured=[], truth=[])
     unscaled = Calibration(curves=curves, scales={}, portraits=len(measured["eyes"]))
-    scales = {
+    return unscaled.model_copy(update={"scales": scales_of(unscaled.raw(measured))})
+
+
+def scales_of(raw: Columns) -> dict[str, Scale]:
+    """Mean and deviation of each attribute [n], without the unknown; none where fewer than 2 are known."""
+    return {
         name: Scale(mean=float(np.nanmean(values)), std=max(float(np.nanstd(values, ddof=1)), 1e-6))
-        for name, values in unscaled.raw(measured).items()
+        for name, values in raw.items()
         if np.isfinite(values).sum() >= 2
     }
-    return unscaled.model_copy(update={"scales": scales})
 
 
 def fit_curve(measured: NDArray[np.float32], truth: NDArray[np.float32]) -> Curve:
@@ -149,14 +151,3 @@ def fit_curve(measured: NDArray[np.float32], truth: NDArray[np.float32]) -> Curv
     mean = np.bincount(where, weights * knots_y) / total
     rising = isotonic_regression(mean, weights=total).x
     return Curve(measured=at.tolist(), truth=rising.tolist())
-
-
-def attributes_of(
-    images: NDArray[np.uint8], parser: Parser, calibration: Calibration
-) -> dict[str, NDArray[np.float32]]:
-    """The nine attributes of images uint8 [n, h, w, 3] as the labels have them: parse, measure, calibrate.
-
-    Returns:
-        Attribute name -> float32 [n] in the units of `Attributes`; NaN is unknown.
-    """
-    return calibration.raw(measure(parser.masks(images), images))

@@ -197,8 +197,8 @@ def _original_1(masks: Masks, images: Images) -> dict[str, Floats]:
     parts = Parts(masks)
     left = _extent(parts, (L_EYE,), lambda x, y: (x < 0.75 * w) & _rows(y, h / 4, h * 5 / 8))
     right = _extent(parts, (R_EYE,), lambda x, y: (x - 0.5 > 0.25 * w) & _rows(y, h / 4, h * 5 / 8))
-    nose = parts.moments(NOSE)
-    square = 1 / 12
+    nose = parts.all_moments(NOSE)
+    square = 1 / 12  # regions.Moments counts pixels as squares, a correlation as points
     with np.errstate(invalid="ignore", divide="ignore"):
         pearson = nose.xy / np.sqrt((nose.xx - square) * (nose.yy - square))
     hair = masks == HAIR
@@ -218,7 +218,7 @@ def _original_1(masks: Masks, images: Images) -> dict[str, Floats]:
 def _original_2(masks: Masks, images: Images) -> dict[str, Floats]:
     h, w = masks.shape[1:]
     parts = Parts(masks)
-    left, right = parts.moments(L_EYE), parts.moments(R_EYE)
+    left, right = parts.all_moments(L_EYE), parts.all_moments(R_EYE)
     with np.errstate(invalid="ignore", divide="ignore"):
         slope = (right.y - left.y) / (right.x - left.x)
     lips = sum((masks == c).sum((1, 2)) for c in LIPS)

@@ -73,3 +73,71 @@ def histograms(columns: Mapping[str, NDArray[np.float32]], path: Path) -> None:
         axis.set_title(f"{name} ({len(values) - len(known)} unknown)", fontsize=9)
         axis.tick_params(labelsize=7)
     figure.savefig(path, dpi=90)
+
+
+def bars(values: Mapping[str, float], title: str, path: Path) -> None:
+    """Write a PNG with one horizontal bar per name, values 0..1 written beside them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 0.8 + 0.28 * len(values)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    drawn = axis.barh(list(values), list(values.values()), color="#6b5bd2")
+    axis.bar_label(drawn, fmt="%.3f", fontsize=7, padding=2)
+    axis.set(xlim=(0, 1.12), title=title)
+    axis.invert_yaxis()
+    axis.tick_params(labelsize=7)
+    figure.savefig(path, dpi=90)
+
+
+def agreement(
+    measured: Mapping[str, Mapping[str, NDArray[np.float32]]],
+    truth: Mapping[str, NDArray[np.float32]],
+    path: Path,
+) -> None:
+    """Write a PNG of scatter plots: a row per source of values, a column per attribute, truth to the right.
+
+    Args:
+        measured: source -> attribute -> [n]; NaN is left out.
+        truth: attribute -> [n].
+        path: where to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(truth)
+    figure = Figure(figsize=(2 * len(names), 2 * len(measured)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(measured), len(names), squeeze=False)
+    for row, (source, columns) in zip(axes, measured.items(), strict=True):
+        for axis, name in zip(row, names, strict=True):
+            axis.plot(truth[name], columns[name], ".", markersize=1.5, color="#6b5bd2", alpha=0.6)
+            axis.set_title(f"{source}: {name}", fontsize=7)
+            axis.tick_params(labelsize=6)
+    figure.savefig(path, dpi=90)
+
+
+def scatter(
+    columns: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]], path: Path, width: int = 4
+) -> None:
+    """Write a PNG with one panel per name: measured values [n] over true ones [n], unknown ones left out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyplot would touch global state
+    from matplotlib.figure import Figure
+
+    height = -(-len(columns) // width)
+    figure = Figure(figsize=(2.9 * width, 2.9 * height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(height, width, squeeze=False).ravel()
+    for axis in axes[len(columns) :]:
+        axis.set_axis_off()
+    for axis, (name, (truth, measured)) in zip(axes, columns.items(), strict=False):
+        known = np.isfinite(truth) & np.isfinite(measured)
+        if known.any():
+            ends = [float(truth[known].min()), float(truth[known].max())]
+            axis.plot(ends, ends, color="#999999", linewidth=1, linestyle="--")
+        axis.scatter(truth[known], measured[known], s=9, alpha=0.6, color="#6b5bd2", linewidths=0)
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("truth", fontsize=7)
+        axis.tick_params(labelsize=7)
+    figure.savefig(path, dpi=90)

@@ -79,6 +79,11 @@ class Parts:
         chosen = np.isin(self._label, classes)
         return self._image[chosen], self._x[chosen], self._y[chosen]
 
+    def all_moments(self, *classes: FaceClass) -> Moments:
+        """Moments of every pixel of a union of classes."""
+        image, x, y = self.pixels(*classes)
+        return _moments(image, x, y, self.count)
+
     def moments(self, *classes: FaceClass) -> Moments:
         """Moments of a union of classes, without stray pixels far from the rest."""
         image, x, y = self.pixels(*classes)

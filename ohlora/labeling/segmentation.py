@@ -47,6 +47,16 @@ def iou_metrics(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> dict[
     return {"mean_iou": float(np.mean(list(named.values()))), **named}
 
 
+def each_mean_iou(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean IoU of each of the masks uint8 [n, h, w] over the classes that it or its truth has, [n]."""
+    return np.array(
+        [
+            np.nanmean(intersection_over_union(confusion(t, p)))
+            for t, p in zip(truth[:, None], predicted[:, None], strict=True)
+        ]
+    )
+
+
 def soft_cross_entropy(logits: Tensor, shares: Tensor, weights: Tensor) -> Tensor:
     """Cross entropy against class shares: a coarse pixel may be half eye, half skin.
 
@@ -95,4 +105,7 @@ def class_shares(masks: Tensor, resolution: int) -> Tensor:
     """
     classes = torch.arange(CLASSES, dtype=torch.uint8, device=masks.device)
     one_hot = (masks[:, None] == classes[:, None, None]).float()
+    cell, rest = divmod(masks.shape[-1], resolution)
+    if rest == 0 and masks.shape[-1] == masks.shape[-2]:
+        return F.avg_pool2d(one_hot, cell) if cell > 1 else one_hot
     return F.interpolate(one_hot, (resolution, resolution), mode="area")

@@ -23,6 +23,9 @@ def synthetic_table(people: int, each: int, resolution: int = 32, seed: int = 0)
                     "moment": moment,
                     "variant": "drawn",
                     "split": split_of(identity, 0.2),
+                    "set": -1,
+                    "swept": "",
+                    "parameters": "",
                     **{name: float(rng.random()) for name in TRUTH_NAMES},
                 }
             )

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from ohlora.corpus.geometry import load_head
 from ohlora.corpus.parameters import (
     FACE_SHAPE,
+    FALLING_STYLES,
+    Fringe,
+    HairStyle,
     PortraitParameters,
     expression_weights,
     persona_parameters,
@@ -63,9 +66,23 @@ def test_persons_keep_their_look_and_change_their_moment() -> None:
 def test_hair_does_not_follow_gender() -> None:
     looks = [sample_parameters(seed).look for seed in range(600)]
     female = np.array([look.female for look in looks])
-    assert 0.58 < female.mean() < 0.72
-    for value in ([look.hair.length for look in looks], [look.hair.bangs for look in looks]):
+    assert 0.53 < female.mean() < 0.67
+    falls = [look.hair.style in FALLING_STYLES for look in looks]
+    short = [look.hair.style in (HairStyle.CREW, HairStyle.CROP) for look in looks]
+    fringe = [look.hair.fringe is not Fringe.NONE for look in looks]
+    for value in (falls, short, fringe, [look.hair.length for look in looks]):
         assert abs(np.corrcoef(female, np.array(value, float))[0, 1]) < 0.12
+
+
+def test_every_style_fringe_and_age_occurs() -> None:
+    looks = [sample_parameters(seed).look for seed in range(600)]
+    assert {look.hair.style for look in looks} == set(HairStyle)
+    assert {look.hair.fringe for look in looks} == set(Fringe)
+    ages = np.array([look.age for look in looks])
+    assert ages.min() < 20
+    assert ages.max() > 52
+    for worn in ([look.glasses for look in looks], [look.earrings for look in looks]):
+        assert 0.1 < np.mean([w is not None for w in worn]) < 0.4
 
 
 def test_the_persona_covers_every_eye_and_mouth_opening_and_pose() -> None:

@@ -1,21 +1,28 @@
 """Storage: what is written is read back, and a damaged folder says what to do."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ohlora.artifacts import sha256_file
 from ohlora.corpus import CorpusError, Portraits
 from ohlora.corpus.portraits import (
+    DEFECT_NAMES,
     MANIFEST,
+    SCHEMA,
+    TRAIT_NAMES,
     TRUTH_NAMES,
     decode_image,
     decode_mask,
     encode_image,
     encode_mask,
+    read_table,
     split_of,
     with_splits,
     write,
@@ -119,3 +126,60 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     table = synthetic_table(people=1, each=1).drop_columns(["smile"])
     with pytest.raises((ValueError, pa.ArrowInvalid)):
         write(tmp_path, table, {})
+
+
+def test_sets_and_variants_come_along(tmp_path: Path) -> None:
+    table = synthetic_table(people=4, each=2)
+    rows = table.to_pylist()
+    for row in rows[4:6]:
+        row |= {"set": 77, "swept": "eyes", "variant": "rendered"}
+    rows[6]["variant"] = "photo"
+    write(tmp_path, pa.Table.from_pylist(rows, SCHEMA), {})
+    portraits = Portraits.load(tmp_path)
+    assert portraits.sets.tolist() == [-1, -1, -1, -1, 77, 77, -1, -1]
+    assert portraits.swept.tolist() == ["", "", "", "", "eyes", "eyes", "", ""]
+    assert portraits.has_mask.tolist() == [True] * 6 + [False, True]
+    part = portraits.select(portraits.sets == 77).resized(16)
+    assert part.swept.tolist() == ["eyes", "eyes"]
+    assert part.variant.tolist() == ["rendered", "rendered"]
+
+
+def test_portraits_made_by_hand_belong_to_no_set() -> None:
+    pixels = np.zeros((3, 8, 8, 3), np.uint8)
+    portraits = Portraits(pixels, pixels[..., 0], {}, np.arange(3), np.full(3, "train"))
+    assert portraits.sets.tolist() == [-1] * 3
+    assert portraits.swept.tolist() == [""] * 3
+    assert portraits.has_mask.all()
+
+
+def test_rows_without_the_newer_columns_are_filled_on_writing(tmp_path: Path) -> None:
+    newer = {"set", "swept", "parameters", "age", "blur"}
+    rows = [{k: v for k, v in row.items() if k not in newer} for row in synthetic_table(2, 1).to_pylist()]
+    write(tmp_path, pa.Table.from_pylist(rows, SCHEMA), {})
+    table = read_table(tmp_path)
+    assert table["set"].to_pylist() == [-1, -1]
+    assert table["parameters"].to_pylist() == ["", ""]
+    assert np.isnan(table["age"].to_numpy()).all()
+
+
+def test_format_1_is_read_and_what_it_lacks_is_unknown(tmp_path: Path) -> None:
+    table = synthetic_table(people=3, each=2)
+    old = table.drop_columns(["set", "swept", "parameters", *TRAIT_NAMES, *DEFECT_NAMES])
+    pq.write_table(old, tmp_path / "portraits-00000.parquet")
+    files = {"portraits-00000.parquet": sha256_file(tmp_path / "portraits-00000.parquet")}
+    manifest = {"format": 1, "count": 6, "files": files, "provenance": {}}
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    portraits = Portraits.load(tmp_path)
+    assert np.array_equal(portraits.truth["smile"], table["smile"].to_numpy())
+    assert np.isnan(portraits.truth["melt"]).all()
+    assert portraits.sets.tolist() == [-1] * 6
+    manifest["format"] = 2  # the same columns in a folder that says it is newer
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(CorpusError, match="has columns"):
+        Portraits.load(tmp_path)
+
+
+def test_an_unknown_format_says_which_are_read(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"format": 99, "files": {}}', encoding="utf-8")
+    with pytest.raises(CorpusError, match="format 99, this version reads 1 or 2"):
+        Portraits.load(tmp_path)

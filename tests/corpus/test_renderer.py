@@ -4,10 +4,16 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ohlora.attributes import FaceClass
 from ohlora.corpus import persona_parameters, render_portrait
+from ohlora.corpus.meshes import build_scene
+from ohlora.corpus.parameters import Earrings, Fringe, Glasses, HairStyle
+from ohlora.corpus.renderer import _background, _developed, _undeveloped
 from ohlora.corpus.rendering import ground_truth
+from ohlora.corpus.template import load_template
 
 PERSONA = persona_parameters(Path(__file__).parents[2] / "data" / "persona" / "look.yaml")
 
@@ -40,11 +46,49 @@ def test_a_mask_names_what_is_there_on_the_sides_of_the_image() -> None:
     assert image.shape == (96, 96, 3)
     assert mask.shape == (96, 96)
     present = {FaceClass(int(c)) for c in np.unique(mask)}
-    assert present >= set(FaceClass) - {FaceClass.EARS, FaceClass.INNER_MOUTH}
+    assert present >= set(FaceClass) - {FaceClass.EARS, FaceClass.INNER_MOUTH, FaceClass.CLOTHES}
     centre = {c: np.argwhere(mask == c).mean(0) for c in present}
     assert centre[FaceClass.LEFT_EYE][1] < centre[FaceClass.NOSE][1] < centre[FaceClass.RIGHT_EYE][1]
     assert centre[FaceClass.LEFT_BROW][0] < centre[FaceClass.LEFT_EYE][0] < centre[FaceClass.UPPER_LIP][0]
     assert centre[FaceClass.UPPER_LIP][0] < centre[FaceClass.LOWER_LIP][0] < centre[FaceClass.NECK][0]
+
+
+def test_the_background_is_exact_where_nobody_stands() -> None:
+    image, mask = portrait(1.0)
+    corner = _background(PERSONA.look, 96)[:6, :6]
+    assert (mask[:6, :6] == FaceClass.BACKGROUND).all()
+    np.testing.assert_array_equal(image[:6, :6], (np.clip(corner, 0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+@given(st.floats(0.01, 0.97))
+def test_light_behind_the_head_is_what_the_tone_curve_shows(shade: float) -> None:
+    picture = np.full((1, 1, 3), shade, np.float32) * np.array([1.0, 0.9, 0.8], np.float32)
+    np.testing.assert_allclose(_developed(_undeveloped(picture)), picture, atol=2e-3)
+
+
+def test_every_style_grows_hair_on_the_head() -> None:
+    """Strands start on the scalp, stay near the head and do not hang before the eyes, fringes aside."""
+    template = load_template()
+    for style in HairStyle:
+        look = PERSONA.look.model_copy(
+            update={"hair": PERSONA.look.hair.model_copy(update={"style": style, "fringe": Fringe.NONE})}
+        )
+        scene = build_scene(PERSONA.model_copy(update={"look": look}))
+        hair = next(mesh for mesh in scene.meshes if mesh.name == "hair")
+        assert np.isfinite(hair.vertices).all()
+        assert len(hair.triangles) > 20_000
+        eyes = next(mesh for mesh in scene.meshes if mesh.name == "eye_left").vertices.mean(0)
+        before = (np.abs(hair.vertices[:, 1] - eyes[1]) < 0.1) & (np.abs(hair.vertices[:, 0]) < 0.4)
+        assert (before & (hair.vertices[:, 2] > eyes[2] + 0.1)).mean() < 0.01, style
+    assert template.scalp.any()
+
+
+def test_glasses_and_earrings_leave_the_mask_as_it_is_almost_everywhere() -> None:
+    worn = PERSONA.look.model_copy(update={"glasses": Glasses(), "earrings": Earrings(hoop=True, size=0.1)})
+    image, mask = render_portrait(PERSONA.model_copy(update={"look": worn, "eyes": 1.0}), 96, 1)
+    bare_image, bare_mask = portrait(1.0)
+    assert (image != bare_image).any(-1).sum() > 100
+    assert (mask != bare_mask).mean() < 0.03
 
 
 def test_yaw_and_mouth_move_what_they_should() -> None:
@@ -69,7 +113,8 @@ def test_ground_truth_is_measured_on_the_mask() -> None:
     truth = ground_truth(PERSONA, image, mask)
     assert truth["hair_color"] == 30
     assert truth["hair_length"] == 6 / 8
-    assert truth["background_mean"] == 50
-    assert np.isclose(truth["background_std"], np.std([80, 40, 40, 40]))
+    # The last row of the background lies beside hair and does not count.
+    assert np.isclose(truth["background_mean"], np.mean([80, 40, 40]))
+    assert np.isclose(truth["background_std"], np.std([80, 40, 40]))
     bald = ground_truth(PERSONA, image, np.ones_like(mask))
     assert np.isnan([bald["hair_color"], bald["hair_length"], bald["background_mean"]]).all()

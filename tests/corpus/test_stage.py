@@ -1,15 +1,17 @@
 """The stage: takes the sample, limits it fairly, continues an interrupted rendering, reports on it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from ohlora.attributes import ATTRIBUTE_NAMES
 from ohlora.config import load_config
 from ohlora.corpus import CorpusError, PortraitParameters, Portraits, rendering
-from ohlora.corpus.portraits import encode_mask, write
+from ohlora.corpus.portraits import SCHEMA, TRUTH_NAMES, encode_mask, write
 from ohlora.corpus.rendering import Settings, render_cached, rendered_jobs
 from ohlora.corpus.stage import limited, run
 from ohlora.stage import Journal, Report
@@ -118,7 +120,7 @@ def test_rendering_continues_where_it_was_stopped(tmp_path: Path, monkeypatch: p
     rendered.clear()
     again = [table for table, _ in render_cached(jobs, settings, tmp_path, processes=1)]
     assert not rendered
-    assert all(a.equals(b) for a, b in zip(tables, again, strict=True))
+    assert all(a.to_pandas().equals(b.to_pandas()) for a, b in zip(tables, again, strict=True))
 
 
 def test_rendered_portraits_join_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,3 +130,76 @@ def test_rendered_portraits_join_the_sample(tmp_path: Path, monkeypatch: pytest.
     assert len(portraits) == 126
     assert report.metrics["rendered"] == 6
     assert set(portraits.identity[120:]) == {100_050, 100_051}
+
+
+def test_sets_defects_and_her_own_portraits_are_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "render_portrait", fake_portrait)
+    report, output = run_stage(
+        tmp_path,
+        "corpus.render=8",
+        "corpus.seed=50",
+        "corpus.defects=1.0",
+        "corpus.counterfactual_sets=1",
+        "corpus.swept=[eyes, hair_color]",
+        "corpus.sweep_steps=3",
+        "corpus.render_persona=2",
+        f"corpus.look={ROOT / 'data/persona/look.yaml'}",
+    )
+    portraits = Portraits.load(output)
+    assert len(portraits) == 120 + 8 + 2 * 3 + 2 + 2 * 3
+    new = portraits.select(np.arange(120, len(portraits)))
+    assert report.metrics["in_sets"] == (new.sets >= 0).sum() == 12
+    assert report.metrics["degraded"] == (new.truth["quality"] == 0).sum() == 8
+    for number in set(new.sets[new.sets >= 0]):
+        members = new.select(new.sets == number)
+        assert len(members) == 3
+        assert len(set(members.identity)) == len(set(members.swept)) == len(set(members.split)) == 1
+        if members.swept[0] == "eyes":
+            assert members.truth["eyes"].tolist() == [0, 0.5, 1]
+    hers = new.select(new.identity == 0)
+    assert len(hers) == 8
+    assert (hers.truth["quality"] == 1).all()
+
+
+def test_sets_of_people_who_are_not_rendered_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"counterfactual_sets is 3.*gives 2 people"):
+        run_stage(tmp_path, "corpus.render=8", "corpus.counterfactual_sets=3")
+
+
+def test_more_folders_join(tmp_path: Path) -> None:
+    rows = [row | {"variant": "photo", "identity": 1 << 40} for row in synthetic_table(1, 2, 128).to_pylist()]
+    write(tmp_path / "photos", pa.Table.from_pylist(rows, SCHEMA), {})
+    _, output = run_stage(tmp_path, f"corpus.folders=[{tmp_path / 'photos'}]")
+    portraits = Portraits.load(output)
+    assert len(portraits) == 122
+    assert portraits.has_mask.sum() == 120
+    assert portraits.images.shape[1] == 64
+    with pytest.raises(CorpusError, match="none is not a folder of portraits"):
+        run_stage(tmp_path, f"corpus.folders=[{tmp_path / 'none'}]")
+
+
+def test_the_summary_describes_every_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "render_portrait", fake_portrait)
+    _, output = run_stage(tmp_path, "corpus.render=8")
+    portraits = Portraits.load(output)
+    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    assert summary["portraits"] == 128
+    assert summary["people"] == 32
+    assert set(TRUTH_NAMES) <= set(summary["columns"])
+    for name in TRUTH_NAMES:
+        column, values = summary["columns"][name], portraits.truth[name]
+        known = values[np.isfinite(values)]
+        assert column["known"] + column["unknown"] == 128
+        assert column["known"] == len(known)
+        assert column["mean"] == pytest.approx(known.mean(), rel=1e-4)
+        assert column["quantiles"]["0.5"] == pytest.approx(np.median(known), rel=1e-4)
+        assert sum(column["histogram"]["counts"]) == len(known)
+    assert summary["columns"]["parameters.look.skin"]["known"] == 8
+    assert summary["categories"]["variant"] == {"drawn": 120, "rendered": 8}
+    assert sum(summary["categories"]["parameters.look.hair.style"].values()) == 8
+    pair = summary["correlations"]["gender"]["hair_length"]
+    others = portraits.identity != 0
+    expected = np.corrcoef(portraits.truth["gender"][others], portraits.truth["hair_length"][others])[0, 1]
+    assert pair == pytest.approx(expected, abs=1e-3)

@@ -5,13 +5,13 @@ import pytest
 from ohlora.artifacts import ArtifactError
 from ohlora.config import load_config
 from ohlora.evaluation.labeler import score
-from ohlora.labeling.parser import train
+from ohlora.labeling.parser_training import train
 from ohlora.stage import Journal
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = (
     "labeling.encoder_depth=3",
-    "labeling.decoder_channels=[32, 16, 16]",
+    "labeling.decoder_channels=[32, 16]",
     "labeling.steps=40",
     "labeling.learning_rate=0.01",
     "runtime.device=cpu",

@@ -17,6 +17,7 @@ from ohlora.gan.data import (
     TrainingSet,
     conditions_of,
     held_out,
+    kept_of,
     persona_identity,
 )
 
@@ -48,16 +49,50 @@ def test_labels_fill_gaps_and_can_win(portraits: Portraits, tmp_path: Path) -> N
     n = len(portraits)
     frame = pd.DataFrame({name: np.full(n, 0.25, np.float32) for name in CONDITION_NAMES})
     frame.loc[1, "eyes"] = None
+    frame = frame.assign(**{f"formula_{name}": 0.75 for name in CONDITION_NAMES})
     frame.to_parquet(tmp_path / "labels.parquet")
     eyes = portraits.truth["eyes"].copy()
     eyes[0] = np.nan
     gap = replace(portraits, truth=portraits.truth | {"eyes": eyes})
-    truth, formulas = (conditions_of(gap, tmp_path, source) for source in ("truth", "formulas"))
+    truth, network, formulas = (
+        conditions_of(gap, tmp_path, source) for source in ("truth", "network", "formulas")
+    )
     assert truth[0, EYES] == 0.25
     np.testing.assert_array_equal(truth[1:, EYES], eyes[1:])
-    assert formulas[0, EYES] == 0.25
-    assert formulas[1, EYES] == eyes[1]
-    assert (formulas[2:, EYES] == 0.25).all()
+    assert network[0, EYES] == 0.25
+    assert network[1, EYES] == eyes[1]
+    assert (network[2:, EYES] == 0.25).all()
+    assert (formulas[:, EYES] == 0.75).all()
+
+
+def test_what_the_labels_reject_or_is_known_to_be_spoilt_does_not_train(
+    portraits: Portraits, tmp_path: Path
+) -> None:
+    n = len(portraits)
+    quality = np.ones(n, np.float32)
+    quality[0] = 0
+    spoilt = replace(portraits, truth=portraits.truth | {"quality": quality})
+    pd.DataFrame({"kept": np.arange(n) != 1}).to_parquet(tmp_path / "labels.parquet")
+    kept = kept_of(spoilt, tmp_path)
+    assert kept.tolist() == [False, False, *[True] * (n - 2)]
+    others = np.flatnonzero(portraits.identity != persona_identity(portraits.identity))
+    rows = TrainingSet(
+        portraits, conditions_of(portraits, None, "truth"), 0.4, kept=portraits.identity < 0
+    ).rows
+    assert not np.isin(others, rows).any()
+
+
+def test_a_sweep_of_hair_keeps_its_own_hair(portraits: Portraits) -> None:
+    swept = np.full(len(portraits), "", dtype="<U16")
+    rows = np.flatnonzero(portraits.identity == persona_identity(portraits.identity))
+    swept[rows[0]] = "hair_color"
+    conditions = conditions_of(portraits, None, "truth")
+    conditions[rows[0], CONDITION_NAMES.index("hair_color")] = 200
+    data = TrainingSet(replace(portraits, swept=swept), conditions, 0.4)
+    at = CONDITION_NAMES.index("hair_color")
+    assert data.raw[rows[0], at] == 200
+    assert len(set(data.raw[rows[1:], at].tolist())) == 1
+    assert data.raw[rows[1], at] != 200
 
 
 def test_labels_of_another_corpus_are_refused(portraits: Portraits, tmp_path: Path) -> None:

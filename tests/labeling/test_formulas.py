@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import rotate
 
 from ohlora.attributes import CONDITION_NAMES, FaceClass
 from ohlora.labeling.formulas import ALGORITHMS, _tilted_height, measure
+from tests.labeling import reference_formulas
 from tests.labeling.drawn_faces import face, painted
 
 
@@ -211,3 +213,59 @@ def test_the_farthest_pair_lies_on_row_ends(points: list[tuple[int, int]]) -> No
         for i, j in np.argwhere(squared == squared.max())
     ]
     assert any(_tilted_height(eye)[0] == pytest.approx(max(heights) * cosine) for cosine in cosines)
+
+
+@st.composite
+def scattered(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """A mask 224 x 224 of random boxes and pixels of all classes, some on its edges; an image."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    mask = np.full((224, 224), rng.choice([0, 1]), np.uint8)
+    for label in rng.permutation(14)[: rng.integers(0, 15)]:
+        top, left = rng.integers(0, 224, 2)
+        height, width = rng.integers(1, 16, 2)
+        if label == FaceClass.HAIR and rng.random() < 0.5:
+            top, width = 216, 60
+        mask[top : top + height, left : left + width] = label
+        mask[tuple(rng.integers(0, 224, (2, 3)))] = label
+    return mask, rng.integers(0, 256, (224, 224, 3), dtype=np.uint8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(scattered())
+def test_the_originals_are_exactly_what_was_specified(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    mask, image = drawn
+    for algorithm, wanted in (
+        ("original_1", reference_formulas.first(mask, image)),
+        ("original_2", reference_formulas.second(mask, image)),
+    ):
+        seen = measure(mask[None], image[None], algorithm)  # type: ignore[arg-type]
+        for name, value in wanted.items():
+            assert float(seen[name][0]) == pytest.approx(value, rel=1e-4, abs=1e-4, nan_ok=True), (
+                algorithm,
+                name,
+            )
+    eyes = [
+        max(left, right)
+        for left in reference_formulas.tilted_heights(mask, 4)
+        for right in reference_formulas.tilted_heights(mask, 5)
+    ]
+    found = float(measure(mask[None], image[None], "original_2")["eyes"][0])
+    assert any(found == pytest.approx(value, rel=1e-5, abs=1e-5) for value in eyes)
+
+
+@settings(max_examples=15, deadline=None)
+@given(nose=st.floats(-0.4, 0.4), roll=st.floats(-15, 15))
+def test_pose_is_yaw_and_hardly_moves_with_roll(nose: float, roll: float) -> None:
+    upright = face(nose=nose)
+    rolled = rotate(upright, roll, reshape=False, order=0)
+    assert ours(rolled)["pose"] == pytest.approx(ours(upright)["pose"], abs=0.02)
+    assert ours(rolled)["eyes"] == pytest.approx(ours(upright)["eyes"], rel=0.08)
+
+
+def test_a_hidden_nose_mouth_or_hair_is_unknown() -> None:
+    mask = face()
+    mask[np.isin(mask, (FaceClass.NOSE, FaceClass.UPPER_LIP, FaceClass.LOWER_LIP, FaceClass.INNER_MOUTH))] = 1
+    mask[mask == FaceClass.HAIR] = FaceClass.SKIN
+    seen = ours(mask)
+    for name in ("pose", "mouth", "hair_color", "hair_length"):
+        assert np.isnan(seen[name]), name

@@ -25,7 +25,7 @@ def tiny_config(*overrides: str) -> Config:
         [
             "labeling.encoder=tu-resnet10t",
             "labeling.encoder_depth=3",
-            "labeling.decoder_channels=[24, 16, 16]",
+            "labeling.decoder_channels=[24, 16]",
             "labeling.batch_size=4",
             "labeling.steps=50",
             "labeling.learning_rate=0.01",
