@@ -79,7 +79,7 @@ class LabelingConfig(Section):
     logit_stride: Literal[1, 2, 4] = Field(
         2, description="input pixels per cell of the answer, which is upsampled; above 1 only with Unet"
     )
-    steps: Positive = 40
+    steps: Positive = 20
     batch_size: Positive = 8
     learning_rate: Rate = 3e-3
     ema: Fraction = Field(0.995, description="decay of the averaged weights, which are the model")
@@ -130,7 +130,7 @@ class PropertiesConfig(Section):
 
 class JudgeConfig(Section):
     resolution: Literal[64, 128, 256] = 128
-    steps: Positive = 150
+    steps: Positive = 130
     batch_size: Positive = 32
     learning_rate: Rate = 2e-3
     seed: int = 77
@@ -147,7 +147,7 @@ class FaceConfig(Section):
         "truth", description="conditions that win; the other fills gaps"
     )
     persona_share: Fraction = Field(0.4, description="share of each batch that shows Oh-LoRA")
-    steps: Positive = 70
+    steps: Positive = 40
     growth: tuple[Fraction, Fraction] = Field(
         (0.15, 0.65), description="shares of the steps after which the picture doubles"
     )
@@ -196,7 +196,7 @@ class VoiceConfig(Section):
     lora_dropout: Fraction = 0.0
     target_modules: str | list[str] = "all-linear"
     learning_rate: Rate = 1e-3
-    epochs: float = Field(0.25, gt=0, description="passes over the train rows; below 1 a part of them")
+    epochs: float = Field(0.15, gt=0, description="passes over the train rows; below 1 a part of them")
     batch_size: Positive = 8
     max_length: Positive = 192
     seed: int = 0
@@ -216,7 +216,7 @@ class MemoryConfig(Section):
     pairs: str = Field("data/memory/pairs.jsonl", description="training pairs")
     lora_rank: Positive = 16
     learning_rate: Rate = 1e-3
-    epochs: Annotated[float, Field(gt=0)] = 0.7
+    epochs: Annotated[float, Field(gt=0)] = 0.4
     batch_size: Positive = 64
     max_length: Positive = 64
     loss: Literal["cosine", "cosent"] = "cosine"
