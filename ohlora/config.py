@@ -48,7 +48,7 @@ class TrackingConfig(Section):
 
 class CorpusConfig(Section):
     sample: str = Field("data/portraits", description="folder of the committed portraits")
-    limit: int = Field(0, ge=0, description="take only the first N sample portraits; 0 takes all")
+    limit: int = Field(0, ge=0, description="take only N of the sample portraits, spread evenly; 0 takes all")
     render: int = Field(0, ge=0, description="render N more portraits of new people")
     render_persona: int = Field(0, ge=0, description="render N more portraits of Oh-LoRA")
     look: str = Field("data/persona/look.yaml", description="how Oh-LoRA looks")

@@ -89,7 +89,9 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
 
 
 def limited(table: pa.Table, limit: int) -> pa.Table:
-    """The first portraits of Oh-LoRA, of the training people and of the test people, in their proportions.
+    """Portraits of Oh-LoRA, of the training people and of the test people, in their proportions.
+
+    They are spread evenly over each group, so that a few of them are women and men, clean and spoilt.
 
     Args:
         table: rows with splits.
@@ -115,7 +117,8 @@ def limited(table: pa.Table, limit: int) -> pa.Table:
             shares[int(np.argmax(left))] += 1
         else:
             shares[int(np.argmax(shares))] -= 1
-    index = np.sort(np.concatenate([g[:n] for g, n in zip(groups, shares, strict=True)]))
+    spread = [g[np.arange(n) * len(g) // n] for g, n in zip(groups, shares, strict=True)]
+    index = np.sort(np.concatenate(spread))
     return table.take(pa.array(index))
 
 

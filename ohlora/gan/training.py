@@ -330,12 +330,14 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     checkpoint.unlink(missing_ok=True)
     if resumed:
         notes.append(f"Resumed at step {first} from a checkpoint.")
+    pictures = {"Oh-LoRA and sampled people: eyes, mouth, yaw": "sheet.png"}
+    if len(data.held_rows):
+        pictures["Held-out renders (top) and their redrawing"] = "held_out.png"
+    else:
+        notes.append("The corpus has too few portraits of Oh-LoRA to keep any apart; raise corpus.limit.")
     return Report(
         metrics=metrics,
-        pictures={
-            "Oh-LoRA and sampled people: eyes, mouth, yaw": "sheet.png",
-            "Held-out renders (top) and their redrawing": "held_out.png",
-        },
+        pictures=pictures,
         notes=notes,
     )
 
