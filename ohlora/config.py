@@ -124,7 +124,7 @@ class PropertiesConfig(Section):
     start: str = Field(
         "data/starters/properties", description="property network to continue from; empty: from scratch"
     )
-    continued_speed: Rate = Field(0.3, description="learning rate of a continued one, times learning_rate")
+    continued_speed: Rate = Field(0.05, description="learning rate of a continued one, times learning_rate")
     seed: int = 11
 
 
