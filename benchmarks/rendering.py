@@ -32,7 +32,7 @@ STEPS = (
     (mitsuba, "render", "trace paths"),
     (renderer, "_denoised", "denoise"),
     (renderer, "_subsurface", "light under the skin"),
-    (renderer, "_background", "paint the background"),
+    (renderer, "paint_background", "paint the background"),
 )
 
 

@@ -176,14 +176,13 @@ def sample_generator(
     from ohlora.corpus.portraits import write
     from ohlora.corpus.summary import contact_sheet
     from ohlora.gan import Face
-    from ohlora.gan.training import Device
     from ohlora.registry import Registry
 
     with explained():
         config, root = settings()
         _check_folder(out, model)
         weights = model or Registry(config, root).fetch("face", "champion")
-        face = Face.load(weights, Device.choose(config).name)
+        face = Face.load(weights, config.runtime.device)
         digest = face.manifest.digest
         size = resolution or config.corpus.resolution
         bar = tqdm(range(seed, seed + count), desc="sampling")

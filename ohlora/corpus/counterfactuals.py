@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from ohlora.attributes import CONDITION_NAMES
 from ohlora.corpus.parameters import HairStyle, Look, PortraitParameters
-from ohlora.corpus.renderer import _background
+from ohlora.corpus.renderer import paint_background
 
 WIDEST_YAW = 30.0  # degrees; a sweep of the pose goes from minus to plus this
 DARKEST_HAIR, LIGHTEST_HAIR = 0.02, 0.70  # mean linear RGB
@@ -132,7 +132,7 @@ def _cloud_share(look: Look) -> float:
     black, white = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     change = {"top": black, "bottom": black, "glow": white, "glow_amount": 1.0}
     clouds = look.background.model_copy(update=change)
-    drawn = _background(look.model_copy(update={"background": clouds}), PROBE)
+    drawn = paint_background(look.model_copy(update={"background": clouds}), PROBE)
     return float(drawn[: PROBE // 2].mean())
 
 

@@ -112,9 +112,9 @@ class Fringe(StrEnum):
     CURTAIN = "curtain"
 
 
-# Two lists of styles. Who draws from which is a toss-up, so that hair says nothing about gender: a classifier
-# that looks at hair learns nothing.
-STYLES_OF_WOMEN: dict[HairStyle, float] = {
+# Two lists of styles, in the proportions in which they look natural together. Who draws from which is a
+# toss-up, so that hair says nothing about gender.
+LONGER_STYLES: dict[HairStyle, float] = {
     HairStyle.LONG: 0.30,
     HairStyle.LAYERED: 0.16,
     HairStyle.BOB: 0.16,
@@ -123,7 +123,7 @@ STYLES_OF_WOMEN: dict[HairStyle, float] = {
     HairStyle.PIXIE: 0.11,
     HairStyle.CURLS: 0.08,
 }
-STYLES_OF_MEN: dict[HairStyle, float] = {
+SHORTER_STYLES: dict[HairStyle, float] = {
     HairStyle.SIDE_PART: 0.27,
     HairStyle.CROP: 0.25,
     HairStyle.SLICK: 0.14,
@@ -131,7 +131,6 @@ STYLES_OF_MEN: dict[HairStyle, float] = {
     HairStyle.CURLS: 0.10,
     HairStyle.LAYERED: 0.10,
 }
-SWAPPED_STYLES = 0.5
 FRINGES: dict[HairStyle, tuple[float, float, float, float]] = {  # none, full, side, curtain
     HairStyle.LONG: (0.40, 0.25, 0.10, 0.25),
     HairStyle.LAYERED: (0.25, 0.15, 0.20, 0.40),
@@ -296,7 +295,8 @@ def _sample_hair(female: float, age: float, rng: np.random.Generator) -> Hair:
         share[-1] *= 0.3 if age < 40 else 6.0  # grey
         base = np.array(list(NATURAL_HAIR.values())[rng.choice(len(share), p=share / share.sum())])
     color = np.clip(base * np.exp(rng.normal(0, 0.12, 3) * 0.4 + rng.normal(0, 0.15)), 0.01, 0.9)
-    styles = STYLES_OF_WOMEN if (female > 0.5) != (rng.random() < SWAPPED_STYLES) else STYLES_OF_MEN
+    heads = (female > 0.5) != (rng.random() < 0.5)  # a toss-up for women and for men
+    styles = LONGER_STYLES if heads else SHORTER_STYLES
     style = list(styles)[rng.choice(len(styles), p=list(styles.values()))]
     fringe = list(Fringe)[rng.choice(4, p=FRINGES[style])] if style in FRINGES else Fringe.NONE
     return Hair(

@@ -64,7 +64,7 @@ def render_portrait(
         description[mesh.name] = _upload(visible_part(mesh, triangles))
     loaded: Any = mi.load_dict(description)
     traced = np.array(mi.render(loaded, seed=mi.UInt32(look.seed & 0xFFFF)), dtype=np.float32)
-    background = _background(look, resolution)
+    background = paint_background(look, resolution)
     behind = _undeveloped(background)
     light = _denoised(traced[..., :3] + behind * (1 - traced[..., 3:]), behind, seen)
     picture = _developed(_subsurface(light, seen))
@@ -201,7 +201,7 @@ def _subsurface(light: Pixels, seen: FirstHit) -> Pixels:
     return result
 
 
-def _background(look: Look, resolution: int) -> Pixels:
+def paint_background(look: Look, resolution: int) -> Pixels:
     """A vertical gradient with what the pattern paints over it, sRGB [h, w, 3] in 0..1."""
     background = look.background
     rng = np.random.default_rng([look.seed, 7])

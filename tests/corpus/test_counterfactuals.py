@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ohlora.attributes import CONDITION_NAMES, FaceClass
 from ohlora.corpus.counterfactuals import SWEEPS, differences, set_number, sweepable, swept
 from ohlora.corpus.parameters import PortraitParameters, sample_parameters
-from ohlora.corpus.renderer import _background, render_portrait
+from ohlora.corpus.renderer import paint_background, render_portrait
 from ohlora.corpus.rendering import ground_truth, person_set_jobs
 
 ATTRIBUTES = st.sampled_from(CONDITION_NAMES)
@@ -47,15 +47,15 @@ def test_sweeps_are_monotone_in_what_they_are_called(seed: int) -> None:
     assert rises("hair_color", lambda p: float(np.mean(p.look.hair.color)))
     assert rises("hair_color", lambda p: float(np.mean(p.look.hair.tint)))
     assert rises("hair_length", lambda p: p.look.hair.length)
-    assert rises("background_mean", lambda p: float(_background(p.look, 32)[:16].mean()))
-    assert rises("background_std", lambda p: float(_background(p.look, 32)[:16].mean(-1).std()))
+    assert rises("background_mean", lambda p: float(paint_background(p.look, 32)[:16].mean()))
+    assert rises("background_std", lambda p: float(paint_background(p.look, 32)[:16].mean(-1).std()))
 
 
 @settings(deadline=None, max_examples=25)
 @given(SEEDS)
 def test_clouds_grow_while_the_mean_of_the_wall_stays_near(seed: int) -> None:
     members = swept(sample_parameters(seed), "background_std", 4)
-    walls = [_background(member.look, 64)[:32].mean() for member in members]
+    walls = [paint_background(member.look, 64)[:32].mean() for member in members]
     assert np.ptp(walls) < 0.02
 
 

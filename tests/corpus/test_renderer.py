@@ -11,7 +11,7 @@ from ohlora.attributes import FaceClass
 from ohlora.corpus import persona_parameters, render_portrait
 from ohlora.corpus.meshes import build_scene
 from ohlora.corpus.parameters import Earrings, Fringe, Glasses, HairStyle
-from ohlora.corpus.renderer import _background, _developed, _undeveloped
+from ohlora.corpus.renderer import _developed, _undeveloped, paint_background
 from ohlora.corpus.rendering import ground_truth
 from ohlora.corpus.template import load_template
 
@@ -55,7 +55,7 @@ def test_a_mask_names_what_is_there_on_the_sides_of_the_image() -> None:
 
 def test_the_background_is_exact_where_nobody_stands() -> None:
     image, mask = portrait(1.0)
-    corner = _background(PERSONA.look, 96)[:6, :6]
+    corner = paint_background(PERSONA.look, 96)[:6, :6]
     assert (mask[:6, :6] == FaceClass.BACKGROUND).all()
     np.testing.assert_array_equal(image[:6, :6], (np.clip(corner, 0, 1) * 255 + 0.5).astype(np.uint8))
 
