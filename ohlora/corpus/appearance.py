@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ohlora.corpus.geometry import Floats, Ints, Surface, smoothstep
+from ohlora.corpus.geometry import Bools, Floats, Surface, smoothstep
 from ohlora.corpus.parameters import Look
 from ohlora.corpus.template import Template
 
@@ -132,24 +132,26 @@ def eye_colors(eye: Surface, look: Look) -> Floats:
     return paint(c, np.ones(3), front * np.maximum(main, fill))
 
 
-def hair_colors(
-    template: Template, look: Look, roots: Ints, drop: Floats, rng: np.random.Generator
-) -> Floats:
+def strand_tones(template: Template, look: Look, rng: np.random.Generator) -> tuple[Floats, Bools]:
+    """How light the strand of each root is, about 1, and whether it is a white one, both [roots]."""
+    at_root = template.strand_roots @ template.body.template
+    locks = 0.12 * waves(at_root, 9, rng) + 0.06 * waves(at_root, 30, rng)
+    tone = np.exp(rng.normal(0, 0.11, len(locks)) + locks)
+    grey = np.clip((look.age - 40) / 50, 0, 0.4)  # single white hairs come with the years
+    return tone, rng.random(len(locks)) < grey
+
+
+def hair_colors(look: Look, tone: Floats, white: Bools, drop: Floats) -> Floats:
     """Two colours (left and right edge) per point of each strand, [2 * strands * points, 3].
 
     Args:
-        roots: [strands] index of each strand's root.
+        tone, white: [strands] of `strand_tones`.
         drop: [strands, points] how low each point hangs, 0 above the eyes to 1 at the shoulders.
     """
-    at_root = template.strand_roots @ template.body.template
-    locks = 0.12 * waves(at_root, 9, rng) + 0.06 * waves(at_root, 30, rng)
-    tone = np.exp(rng.normal(0, 0.11, len(locks)) + locks)[roots]
     along = np.linspace(0, 1, drop.shape[1])
     depth = np.interp(along, [0, 0.15, 1], [0.62, 0.95, 1.08])
     share = (look.hair.tint_amount * smoothstep(0.15, 0.85, drop))[..., None]
     color = np.array(look.hair.color) * (1 - share) + np.array(look.hair.tint) * share
     c = color * (tone[:, None] * depth[None])[..., None]
-    grey = np.clip((look.age - 40) / 50, 0, 0.4)  # single white hairs come with the years
-    white = (rng.random(len(locks)) < grey)[roots]
     c[white] = 0.75 * c[white] + 0.25 * np.array([0.50, 0.49, 0.47])
     return np.clip(np.repeat(c[:, :, None], 2, 2).reshape(-1, 3), 0, 0.95)

@@ -7,6 +7,7 @@ all at once. The class of a pixel is the one that most of its rays meet, which m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
@@ -40,8 +41,11 @@ def first_hit(scene: Scene, resolution: int) -> FirstHit:
     directions = _directions(scene, side)
     origins = np.broadcast_to(scene.camera.astype(np.float32), directions.shape).copy()
     tracer = EmbreeScene()
+    # Everything is handed over, what no ray can meet as well: which of two triangles at the same depth a ray
+    # meets depends on how Embree has sorted the others. embreex rounds to float32 itself, and reads float64
+    # faster.
     for mesh in scene.meshes:
-        TriangleMesh(tracer, mesh.vertices.astype(np.float32), mesh.triangles.astype(np.int32))
+        TriangleMesh(tracer, mesh.vertices, mesh.triangles)
     hit = tracer.run(origins, directions, query="INTERSECT", output=True)
     met, triangle = hit["geomID"], hit["primID"]
 
@@ -61,13 +65,11 @@ def first_hit(scene: Scene, resolution: int) -> FirstHit:
         mixed = np.einsum("nkc,nk->nc", shading[corners], share)
         albedo[here], normals[here] = mixed[:, :3], mixed[:, 3:]
         labels[here] = UNLABELLED if mesh.classes is None else mesh.classes[triangle[here]]
-    covered = (met >= 0).reshape(side, side).astype(np.float32)
-    coverage = covered.reshape(resolution, RAYS, resolution, RAYS).mean((1, 3))
-    per_pixel = (resolution, RAYS, resolution, RAYS, 3)
+    coverage = _mean((met >= 0).astype(np.float32), resolution)[..., 0]
     return FirstHit(
         mask=_vote(_filled(labels.reshape(side, side)), resolution),
-        albedo=np.ascontiguousarray(albedo.reshape(per_pixel).mean((1, 3))),
-        normals=np.ascontiguousarray(normals.reshape(per_pixel).mean((1, 3))),
+        albedo=_mean(albedo, resolution),
+        normals=_mean(normals, resolution),
         coverage=coverage,
         empty=maximum_filter(coverage, 3) == 0,
         seen=seen,
@@ -83,9 +85,16 @@ def _directions(scene: Scene, side: int) -> NDArray[np.float32]:
     up = np.cross(right, forward)
     reach = np.tan(np.radians(scene.field_of_view / 2))
     at = ((np.arange(side) + 0.5) / side * 2 - 1) * reach
-    across, down = np.meshgrid(at, at)
-    rays: Floats = forward + across[..., None] * right - down[..., None] * up
+    columns, rows = forward + at[:, None] * right, at[:, None] * up
+    rays: Floats = columns[None] - rows[:, None]
     return rays.reshape(-1, 3).astype(np.float32)
+
+
+def _mean(values: NDArray[np.float32], resolution: int) -> NDArray[np.float32]:
+    """Over the rays of each pixel, [h, h, channels]; one value or row of channels per ray is given."""
+    rays = values.reshape(resolution, RAYS, resolution, RAYS, -1)
+    total = reduce(np.add, [rays[:, row, :, column] for row in range(RAYS) for column in range(RAYS)])
+    return np.ascontiguousarray(total / RAYS**2)
 
 
 def _filled(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -101,6 +110,9 @@ def _vote(labels: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
     """The most frequent label of each pixel's rays; of equally frequent ones the first."""
     cells = labels.reshape(resolution, RAYS, resolution, RAYS).transpose(0, 2, 1, 3)
     rays = cells.reshape(resolution, resolution, RAYS * RAYS)
-    votes = (rays[..., :, None] == rays[..., None, :]).sum(-1)
-    winner = votes.argmax(-1)[..., None]
-    return np.take_along_axis(rays, winner, -1)[..., 0]
+    winner = rays[..., 0].copy()
+    disputed = (rays != rays[..., :1]).any(-1)
+    voters = rays[disputed]
+    votes = (voters[:, :, None] == voters[:, None, :]).sum(-1)
+    winner[disputed] = np.take_along_axis(voters, votes.argmax(-1)[:, None], -1)[:, 0]
+    return winner

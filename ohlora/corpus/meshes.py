@@ -10,8 +10,16 @@ import numpy as np
 
 from ohlora.attributes import FaceClass
 from ohlora.corpus.accessories import earrings, glasses
-from ohlora.corpus.appearance import brow_color, cloth_colors, eye_colors, hair_colors, skin_colors
+from ohlora.corpus.appearance import (
+    brow_color,
+    cloth_colors,
+    eye_colors,
+    hair_colors,
+    skin_colors,
+    strand_tones,
+)
 from ohlora.corpus.geometry import (
+    Bools,
     Floats,
     Ints,
     clip_triangles,
@@ -54,7 +62,10 @@ class Person:
 
     weights: dict[str, float]
     strands: Strands  # of the head that is not turned
+    tones: Floats  # [roots of strands] how light each is
+    white: Bools  # [roots of strands]
     skin: Floats  # colours of the body
+    pores: Floats  # [n, 3] what makes the normals of the body uneven
 
 
 @dataclass(frozen=True)
@@ -64,11 +75,11 @@ class Scene:
     camera: Floats  # [3]
     field_of_view: float = FIELD_OF_VIEW  # degrees, of both sides
 
-    def in_frame(self, points: Floats) -> np.ndarray:
+    def in_frame(self, points: Floats) -> Bools:
         """Which points [..., 3] fall into the frame, widened by MARGIN."""
-        offset = points - self.camera
-        reach = -offset[..., 2] * np.tan(np.radians(self.field_of_view / 2)) * MARGIN
-        return (np.abs(offset[..., 0]) < reach) & (np.abs(offset[..., 1]) < reach)
+        across, up, towards = (points[..., k] - self.camera[k] for k in range(3))
+        reach = -towards * np.tan(np.radians(self.field_of_view / 2)) * MARGIN
+        return (np.abs(across) < reach) & (np.abs(up) < reach)
 
 
 def _rng(look: Look, purpose: int) -> np.random.Generator:
@@ -89,7 +100,9 @@ def _person(key: str) -> Person:
     normals = vertex_normals(body, template.body.triangles)
     eyes = vertices[template.eye_vertices].mean(0)
     strands = grow_strands(template, body, normals, eyes, look.hair, _rng(look, 1))
-    return Person(weights, strands, skin_colors(template, look, _rng(look, 2)))
+    tones, white = strand_tones(template, look, _rng(look, 3))
+    skin = skin_colors(template, look, _rng(look, 2))
+    return Person(weights, strands, tones, white, skin, _pores(look, body.shape, template.body.template))
 
 
 def build_scene(parameters: PortraitParameters) -> Scene:
@@ -125,7 +138,7 @@ def build_scene(parameters: PortraitParameters) -> Scene:
     seen = template.seen & (view.in_frame(body) & facing)[template.body.triangles].any(1)
     twice = np.concatenate([template.classes, template.classes])[seen]
     skin = {"roughness": 0.44, "specular": 0.40}
-    rough = _pores(look, body_normals, template.body.template)
+    rough = normalized(body_normals + person.pores)
     # All of it is traced: a hole that no pixel sees still lets light into the mouth.
     meshes = [Mesh("skin", body, rough, template.body.triangles[seen], person.skin, skin, twice, opaque=True)]
 
@@ -167,16 +180,18 @@ def build_scene(parameters: PortraitParameters) -> Scene:
 
     # Strands are as long as they fall: below the chin they belong to the body and turn less.
     grown = person.strands
-    strand_height = np.minimum(8.0, grown.points[..., 1] - eyes[1] + 7.63)
-    strands = turn(grown.points, strand_height)
-    visible = view.in_frame(strands).any(1) & _towards_camera(grown, body_normals, turned_eyes, camera, look)
-    strands, half_width, roots = strands[visible], grown.width[visible], grown.roots[visible]
+    drawn = np.flatnonzero(_towards_camera(grown, body_normals, turned_eyes, camera, look))
+    heights = grown.points[drawn, :, 1]
+    strands = turn(grown.points[drawn], np.minimum(8.0, heights - eyes[1] + 7.63))
+    visible = view.in_frame(strands).any(1)
+    drawn, heights, strands = drawn[visible], heights[visible], strands[visible]
+    half_width, roots = grown.width[drawn], grown.roots[drawn]
     along = np.linspace(0, 1, strands.shape[1])
     profile = np.interp(along, [0, 0.1, 0.5, 0.85, 1], [0.7, 1, 0.9, 0.42, 0.05])
     centre = turn((eyes + np.array([0, 0.15, -0.95]))[None], 8.0)[0]
     v, n, t = ribbons(strands, half_width[:, None] * profile, camera, centre)
-    drop = (eyes[1] - grown.points[visible][..., 1]) / 1.9 + 0.15  # tips are tinted by how low they hang
-    colors = hair_colors(template, look, roots, drop.clip(0, 1), _rng(look, 3))
+    drop = (eyes[1] - heights) / 1.9 + 0.15  # tips are tinted by how low they hang
+    colors = hair_colors(look, person.tones[roots], person.white[roots], drop.clip(0, 1))
     gloss = {"roughness": 0.42, "specular": 0.28, "anisotropic": 0.4}
     classes = np.full(len(t), int(FaceClass.HAIR))
     meshes.append(Mesh("hair", v, n, t, colors, gloss, classes, strand=strands.shape[1] - 1))
@@ -216,26 +231,31 @@ def visible_part(mesh: Mesh, seen: np.ndarray) -> Mesh:
 
 def _compact(mesh: Mesh) -> Mesh:
     """The mesh without vertices that no triangle uses."""
-    used = np.zeros(len(mesh.vertices), bool)
-    used[mesh.triangles.ravel()] = True
+    used, triangles = _used_vertices(mesh.triangles, len(mesh.vertices))
     if used.all():
         return mesh
-    position = np.cumsum(used) - 1
     return replace(
         mesh,
         vertices=mesh.vertices[used],
         normals=mesh.normals[used],
         colors=mesh.colors[used],
-        triangles=position[mesh.triangles],
+        triangles=triangles,
     )
 
 
-def _pores(look: Look, normals: Floats, template: Floats) -> Floats:
-    """Normals that are a little uneven, more so with age: highlights break up as on skin."""
+def _used_vertices(triangles: Ints, count: int) -> tuple[Bools, Ints]:
+    """Which of `count` vertices the triangles use, [count], and the triangles as indices of those alone."""
+    used = np.zeros(count, bool)
+    used[triangles.ravel()] = True
+    return used, (np.cumsum(used) - 1)[triangles]
+
+
+def _pores(look: Look, shape: tuple[int, ...], template: Floats) -> Floats:
+    """What makes normals of the face a little uneven, more so with age: highlights break up as on skin."""
     rng = _rng(look, 8)
     depth = 0.020 + 0.02 * float(np.clip((look.age - 25) / 35, 0, 1)) + 0.012 * (1 - look.female)
     face = smoothstep(6.0, 6.3, template[:, 1]) * smoothstep(0.5, 1.0, template[:, 2])
-    return normalized(normals + rng.normal(0, 1, normals.shape) * (depth * face)[:, None])
+    return rng.normal(0, 1, shape) * (depth * face)[:, None]
 
 
 def _accessories(look: Look, vertices: Floats, body: Floats, turn: Any) -> list[Mesh]:
@@ -277,10 +297,13 @@ def _cloth(look: Look, body: Floats, normals: Floats, turned_normals: Floats, tu
     """A shell over the shoulders, cut exactly at the neckline."""
     template = load_template()
     collar = template.collar(look.collar, look.neckline)
-    thickness = (0.045 + 0.02 * smoothstep(-0.10, -0.02, collar)) * smoothstep(0.02, 0.0, collar)
-    shell = turn(body + normals * thickness[:, None], template.body.template[:, 1])
     under = template.body.triangles[(collar < 0)[template.body.triangles].any(1)]
-    v, n, t, field = clip_triangles(shell, turned_normals, under, collar)
+    covered, under = _used_vertices(under, len(body))
+    collar = collar[covered]
+    thickness = (0.045 + 0.02 * smoothstep(-0.10, -0.02, collar)) * smoothstep(0.02, 0.0, collar)
+    shell = body[covered] + normals[covered] * thickness[:, None]
+    shell = turn(shell, template.body.template[covered, 1])
+    v, n, t, field = clip_triangles(shell, turned_normals[covered], under, collar)
     colors = cloth_colors(look, v, field, _rng(look, 4))
     return Mesh(
         "cloth", v, n, t, colors, {"roughness": 0.85, "specular": 0.15}, np.full(len(t), FaceClass.CLOTHES)

@@ -14,6 +14,7 @@ from typing import Any
 import mitsuba as mi
 import numpy as np
 import pyoidn
+from drjit.scalar import ArrayXf
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
@@ -131,21 +132,31 @@ def _upload(mesh: Mesh) -> Any:
     target: Any = mi.Mesh(
         mesh.name, len(mesh.vertices), len(mesh.triangles), has_vertex_normals=True, props=properties
     )
-    target.add_attribute("vertex_color", 3, mesh.colors.astype(np.float32).ravel())
+    target.add_attribute("vertex_color", 3, ArrayXf(mesh.colors.astype(np.float32).ravel()))
     values = mi.traverse(target)
-    values["vertex_positions"] = mesh.vertices.astype(np.float32).ravel()
-    values["faces"] = mesh.triangles.astype(np.uint32).ravel()
-    values["vertex_normals"] = mesh.normals.astype(np.float32).ravel()
+    for name, rows in (
+        ("vertex_positions", mesh.vertices),
+        ("faces", mesh.triangles),
+        ("vertex_normals", mesh.normals),
+    ):
+        # In place: Mitsuba compares what is assigned with what was there, number by number.
+        values[name].numpy()[:] = rows.ravel()
+        values.set_dirty(name)
     values.update()
     return target
 
 
 @lru_cache(maxsize=1)
-def _denoiser() -> pyoidn.Device:
+def _denoiser() -> tuple[pyoidn.Device, pyoidn.Filter]:
+    """Made once a process: a new filter would unpack its network again."""
     device = pyoidn.Device(pyoidn.OIDN_DEVICE_TYPE_CPU)
     device.set_int("numThreads", 1)
     device.commit()
-    return device
+    step = pyoidn.Filter(device, pyoidn.OIDN_FILTER_TYPE_RT)
+    step.set_bool("hdr", True)
+    step.set_bool("cleanAux", True)
+    step.set_quality(pyoidn.OIDN_QUALITY_BALANCED)
+    return device, step
 
 
 def _denoised(light: Pixels, behind: Pixels, seen: FirstHit) -> Pixels:
@@ -160,23 +171,16 @@ def _denoised(light: Pixels, behind: Pixels, seen: FirstHit) -> Pixels:
     Raises:
         RuntimeError: the library reports an error.
     """
-    device = _denoiser()
+    device, step = _denoiser()
     bare = 1 - seen.coverage[..., None]
     albedo = np.ascontiguousarray(np.clip(seen.albedo + behind * bare, 0, 1), np.float32)
     noisy, result = np.ascontiguousarray(light), np.empty_like(light)
-    step = pyoidn.Filter(device, pyoidn.OIDN_FILTER_TYPE_RT)
-    try:
-        step.set_image(pyoidn.OIDN_IMAGE_COLOR, noisy, pyoidn.OIDN_FORMAT_FLOAT3)
-        step.set_image(pyoidn.OIDN_IMAGE_ALBEDO, albedo, pyoidn.OIDN_FORMAT_FLOAT3)
-        step.set_image(pyoidn.OIDN_IMAGE_NORMAL, seen.normals, pyoidn.OIDN_FORMAT_FLOAT3)
-        step.set_image(pyoidn.OIDN_IMAGE_OUTPUT, result, pyoidn.OIDN_FORMAT_FLOAT3)
-        step.set_bool("hdr", True)
-        step.set_bool("cleanAux", True)
-        step.set_quality(pyoidn.OIDN_QUALITY_BALANCED)
-        step.commit()
-        step.execute()
-    finally:
-        step.release()
+    step.set_image(pyoidn.OIDN_IMAGE_COLOR, noisy, pyoidn.OIDN_FORMAT_FLOAT3)
+    step.set_image(pyoidn.OIDN_IMAGE_ALBEDO, albedo, pyoidn.OIDN_FORMAT_FLOAT3)
+    step.set_image(pyoidn.OIDN_IMAGE_NORMAL, seen.normals, pyoidn.OIDN_FORMAT_FLOAT3)
+    step.set_image(pyoidn.OIDN_IMAGE_OUTPUT, result, pyoidn.OIDN_FORMAT_FLOAT3)
+    step.commit()
+    step.execute()
     if (problem := device.get_error()) is not None:
         raise RuntimeError(f"Open Image Denoise: {problem}")
     return result
