@@ -22,9 +22,9 @@ for _left, _right in (
 ):
     MIRRORED[_left], MIRRORED[_right] = _right, _left
 
-MAX_TURN = 15.0  # degrees in the plane
-MAX_SHIFT = 0.08  # of the image
-MAX_ZOOM = 0.2  # the sampled window is this much larger or smaller
+MAX_TURN = 10.0  # degrees in the plane
+MAX_SHIFT = 0.05  # of the image
+MAX_ZOOM = 0.15  # the sampled window is this much larger or smaller
 MAX_STRETCH = 0.08  # of width against height
 MAX_NOISE = 0.1  # deviation, of the half range
 SHRUNK = 0.25  # share of portraits that lose detail as if they had been enlarged

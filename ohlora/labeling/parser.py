@@ -1,8 +1,8 @@
 """A face parser: a segmentation network that finds the face classes in a portrait, and its model folder.
 
 Notable:
-- The network sees the portrait at full resolution but answers on a coarser grid, and learns the *shares* of
-  the classes in each of its cells: the upsampled logits place outlines between pixels, at a third less work.
+- The decoder stops at a coarser grid, and a sub-pixel head (Shi et al. 2016, arXiv:1609.05158) answers for
+  each pixel from there: outlines as sharp as the masks, without the decoder's most expensive stages.
 - For parsing, batch norms are folded into convolutions and memory is laid out channels last; a test holds the
   folded network to the trained one.
 """
@@ -46,15 +46,11 @@ class ParserSettings:
     encoder_depth: int  # stages of the encoder; the coarsest is 2**-depth of the resolution
     decoder_channels: tuple[int, ...]  # of each decoder stage, coarse to fine; empty: the library's own
     resolution: int  # pixels of the input
-    logit_stride: int = 1  # input pixels per cell of the logits, 1, 2 or 4
-
-    @property
-    def logit_resolution(self) -> int:
-        return self.resolution // self.logit_stride
+    logit_stride: int = 1  # input pixels per cell of the decoder's last grid, 1, 2 or 4
 
 
 def build_network(settings: ParserSettings, encoder_weights: str | None = None) -> nn.Module:
-    """float32 [n, 3, r, r] in [-1, 1] -> logits float32 [n, classes, r/stride, r/stride].
+    """float32 [n, 3, r, r] in [-1, 1] -> logits float32 [n, classes, r, r].
 
     Raises:
         NetworkError: no such architecture or encoder, or they do not go together.
@@ -88,7 +84,10 @@ def build_network(settings: ParserSettings, encoder_weights: str | None = None) 
         decoder: Any = network.decoder
         decoder.blocks = decoder.blocks[:-dropped]
         channels = decoder.blocks[-1].conv2[0].out_channels
-        network.segmentation_head = smp.base.SegmentationHead(channels, CLASSES, kernel_size=3)
+        stride = settings.logit_stride
+        network.segmentation_head = nn.Sequential(
+            nn.Conv2d(channels, CLASSES * stride**2, kernel_size=3, padding=1), nn.PixelShuffle(stride)
+        )
     return network
 
 
@@ -127,8 +126,9 @@ class Parser:
         for start in range(0, len(images), PARSE_BATCH):
             batch = as_input(images[start : start + PARSE_BATCH], self.settings.resolution)
             logits = self.network(batch.to(self.device, memory_format=torch.channels_last)).float()
-            fine = F.interpolate(logits, images.shape[1:3], mode="bilinear", align_corners=False)
-            found = fine.max(1).indices  # several times as fast as argmax, which does not use SIMD
+            if logits.shape[2:] != images.shape[1:3]:
+                logits = F.interpolate(logits, images.shape[1:3], mode="bilinear", align_corners=False)
+            found = logits.max(1).indices  # several times as fast as argmax, which does not use SIMD
             masks[start : start + PARSE_BATCH] = found.to(torch.uint8).cpu().numpy()
         return masks
 

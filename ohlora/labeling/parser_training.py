@@ -1,9 +1,9 @@
 """Stage `parser`: train the face parser on portraits with masks, judge it on held-out identities.
 
 Notable:
-- Cross entropy on class shares with rare classes weighed up, plus Dice; the weights' moving average is the
-  model; learning rate and batches are functions of (seed, step), and the state is saved every minute, so that
-  a killed training goes on where it was.
+- Cross entropy on class shares with rare classes weighed up a little, plus Dice; the weights' moving average
+  is the model; learning rate and batches are functions of (seed, step), and the state is saved every minute,
+  so that a killed training goes on where it was.
 - Portraits nobody drew a mask for (photos, generated ones) join in when a teacher is set: FaceXFormer parses
   them, and the parser learns its eleven classes as soft targets.
 - What is judged is the model folder as it was written, not the network in memory.
@@ -145,7 +145,7 @@ class Training:
             torch.from_numpy(self.examples.masks[rows]),
             generator,
         )
-        shares = class_shares(masks, self.settings.logit_resolution).to(self.device)
+        shares = class_shares(masks, config.resolution).to(self.device)
         opinions = None
         if guests:
             picked = rng.integers(len(self.examples.unlabeled), size=guests)

@@ -7,6 +7,7 @@ truth becomes unknown, and the loss leaves it out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,7 @@ class Batch:
 
     pixels: Tensor  # float32 [n, 3, 2r, 2r] in [-1, 1]
     shares: Tensor  # float32 [n, classes, r/2, r/2]
+    behind: Tensor  # float32 [n, r, 2r], share of background in the pixels of the upper half
     truth: Tensor  # float32 [n, 7], NaN is unknown
 
 
@@ -131,10 +133,12 @@ def draw_batch(data: Examples, size: int, generator: torch.Generator) -> Batch:
     flipped = torch.rand(size, generator=generator) < 0.5
     pixels[flipped] = pixels[flipped].flip(3)
     shares[flipped] = shares[flipped][:, MIRRORED].flip(3)
+    behind = (masks == FaceClass.BACKGROUND).float()[:, None]
+    behind[flipped] = behind[flipped].flip(3)
     truth[flipped, AT["pose"]] *= -1
     moved = torch.rand(size, generator=generator) < MOVED
-    _move(pixels, shares, truth, moved.nonzero()[:, 0], generator)
-    return Batch(pixels, shares, truth)
+    _move((pixels, shares, behind), truth, moved.nonzero()[:, 0], generator)
+    return Batch(pixels, shares, behind[:, 0, : behind.shape[2] // 2], truth)
 
 
 def _repaint(pixels: Tensor, masks: Tensor, truth: Tensor, generator: torch.Generator) -> None:
@@ -178,8 +182,8 @@ def _relight(pixels: Tensor, truth: Tensor, generator: torch.Generator) -> Tenso
     return torch.addcmul(offset, pixels, contrast[:, None, None, None]).clamp_(-1, 1)
 
 
-def _move(pixels: Tensor, shares: Tensor, truth: Tensor, rows: Tensor, generator: torch.Generator) -> None:
-    """Shift and zoom some pictures, in place, with their shares and what is known of them after it."""
+def _move(maps: Sequence[Tensor], truth: Tensor, rows: Tensor, generator: torch.Generator) -> None:
+    """Shift and zoom some pictures, in place, all maps [n, c, h, w] of them and what is known after it."""
     n = len(rows)
     zoom = 1 + MAX_ZOOM * (2 * torch.rand(n, generator=generator) - 1)
     across, down = MAX_SHIFT * (2 * torch.rand(2, n, generator=generator) - 1)
@@ -187,7 +191,7 @@ def _move(pixels: Tensor, shares: Tensor, truth: Tensor, rows: Tensor, generator
         return
     nothing = torch.zeros(n)
     theta = torch.stack([torch.stack([zoom, nothing, across], 1), torch.stack([nothing, zoom, down], 1)], 1)
-    for pictures in (pixels, shares):
+    for pictures in maps:
         grid = F.affine_grid(theta, [n, *pictures.shape[1:]], align_corners=False)
         pictures[rows] = F.grid_sample(pictures[rows], grid, padding_mode="border", align_corners=False)
     length = truth[rows, AT["hair_length"]]

@@ -1,9 +1,12 @@
 """The network that reads the seven conditions off a portrait.
 
-One trunk sees the whole picture and paints a coarse soft mask of the face classes, which training supervises
-with the true one. What the mask can answer is computed, not guessed:
-- brightness of hair and background are weighted means and deviations under the mask, over the moments of the
-  full resolution's pixels, so that coarse cells lose no deviation;
+One trunk sees the whole picture and paints a coarse soft mask of the face classes, and a fine one of the
+background behind the upper half; training supervises both with the true ones. What the masks can answer is
+computed, not guessed:
+- brightness of the hair is a weighted mean under the coarse mask, over the moments of the full resolution's
+  pixels, so that coarse cells lose no deviation;
+- the background's brightness and its deviation are taken under the fine mask: between strands of hair a
+  coarse one always has some hair in it, and a little hair is a large deviation;
 - the length of hair is the number of rows above the last one that has some;
 - positions and sizes of all classes go to the heads as features: yaw is where the nose is in the face.
 Eyes and mouth have a small network each that sees their area at twice the trunk's resolution. What is
@@ -31,13 +34,13 @@ MOST_CORRECTION = 0.3  # standard deviations
 TRUNK = (16, 32, 64, 96)  # channels after each halving
 AREA_WIDTHS = (16, 24, 48, 64)  # channels after each halving
 PYRAMID = 24  # channels of the mask's decoder
+FINE_WIDTH = 16  # channels of the fine mask's decoder
 CONTEXT = 96  # features that all heads share
 AREA_FEATURES = 64
 CLASSES = len(FaceClass)
 MOMENTS = 5  # features of each class: size, place, spread
 STATISTICS = 9
-FAR = (2.5, 4.0)  # deviations, and grey levels besides: cells beyond them hardly count as background
-VERY_FAR = (3.5, 16.0)  # where strands are kept away already, more of what is left belongs to the background
+FAR = (3.5, 16.0)  # deviations, and grey levels besides: pixels beyond them hardly count as background
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in parts of GRID
 
@@ -47,7 +50,8 @@ class Answer:
     """What the network says about n pictures of 2r x 2r pixels."""
 
     values: Tensor  # float32 [n, 7] of CONDITION_NAMES, standardised
-    logits: Tensor  # float32 [n, classes, r/2, r/2] of the soft mask
+    logits: Tensor  # float32 [n, classes, r/2, r/2] of the coarse mask
+    behind: Tensor  # float32 [n, r, 2r], logits of the background in the upper half of the picture
     seen: Tensor  # float32 [n, 3] shares of the picture: face, hair, background of the upper half
 
 
@@ -75,6 +79,11 @@ class PropertyNetwork(nn.Module):
         )
         self.lateral = nn.ModuleList([nn.Conv2d(width, PYRAMID, 1) for width in TRUNK])
         self.painter = nn.Sequential(ConvNorm(PYRAMID, PYRAMID), nn.Conv2d(PYRAMID, CLASSES, 1))
+        self.fine_painter = nn.Sequential(
+            ConvNorm(3 * FINE**2 + PYRAMID, FINE_WIDTH),
+            nn.Conv2d(FINE_WIDTH, FINE**2, 1),
+            nn.PixelShuffle(FINE),
+        )
         self.places = nn.Conv2d(fourth, 8, 1)
         cells = (resolution // 16) ** 2
         measured = CLASSES * MOMENTS + STATISTICS
@@ -110,7 +119,11 @@ class PropertyNetwork(nn.Module):
         logits = self.painter(painted)
         shares = logits.float().softmax(1)
 
-        computed, statistics, seen = compute(pixels.float(), shares)
+        near = F.pixel_unshuffle(pixels[:, :, : self.resolution], FINE)
+        rough = F.interpolate(painted[:, :, : self.resolution // 4], scale_factor=2.0, mode="nearest")
+        behind = self.fine_painter(torch.cat([near, rough], 1))[:, 0].float()
+
+        computed, statistics, seen = compute(pixels.float(), shares, behind.sigmoid())
         measured = self.measured_norm(torch.cat([moments(shares), statistics], 1))
         coarse = maps[-1].float()
         context = self.context(torch.cat([coarse.mean((2, 3)), self.places(coarse).flatten(1), measured], 1))
@@ -127,7 +140,7 @@ class PropertyNetwork(nn.Module):
                 exact = self.gain[i] * (computed[name] - mean) / deviation + self.offset[i]
                 value = exact + MOST_CORRECTION * value.tanh() if name in CORRECTED else exact
             values.append(value)
-        return Answer(torch.stack(values, 1), logits, seen)
+        return Answer(torch.stack(values, 1), logits, behind, seen)
 
 
 class AreaNetwork(nn.Module):
@@ -167,12 +180,13 @@ def cut(pixels: Tensor, box: Box) -> Tensor:
     return pixels[:, :, top:bottom, left:right]
 
 
-def compute(pixels: Tensor, shares: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """What a soft mask answers by itself.
+def compute(pixels: Tensor, shares: Tensor, behind: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """What soft masks answer by themselves.
 
     Args:
         pixels: float32 [n, 3, 2r, 2r] in [-1, 1].
         shares: float32 [n, classes, r/2, r/2], summing to 1 over the classes.
+        behind: probability of the background, float32 [n, r, 2r], of the upper half.
 
     Returns:
         `COMPUTED` name -> [n] in the units of `Attributes`; the same under laxer weights and sizes as
@@ -184,16 +198,16 @@ def compute(pixels: Tensor, shares: Tensor) -> tuple[dict[str, Tensor], Tensor, 
     first = F.avg_pool2d(gray, cell)[:, 0]
     second = F.avg_pool2d(gray.square(), cell)[:, 0]
     half = shares.shape[2] // 2
-    hair, behind = shares[:, FaceClass.HAIR], shares[:, FaceClass.BACKGROUND, :half]
+    hair, coarse = shares[:, FaceClass.HAIR], shares[:, FaceClass.BACKGROUND, :half]
     hair_mean, hair_std = _brightness(first, second, hair**4)
     lax_hair_mean, _ = _brightness(first, second, hair)
-    # Strands reach over the edge of the mask: what counts has only background around it, if there is any.
+    # as the truth is defined: what counts has only background around it, if there is any such
     around = -F.max_pool2d(-behind[:, None], 3, 1, 1)[:, 0]
-    mean, _ = _brightness(first[:, :half], second[:, :half], behind**4, far=FAR)
-    _, std = _brightness(first[:, :half], second[:, :half], around**8 + 1e-5 * behind**8, far=VERY_FAR)
-    lax_mean, lax_std = _brightness(first[:, :half], second[:, :half], behind**2)
+    upper = gray[:, 0, : behind.shape[1]]
+    mean, std = _brightness(upper, upper.square(), around**4 + 1e-5 * behind**8, far=FAR)
+    lax_mean, lax_std = _brightness(first[:, :half], second[:, :half], coarse**2)
     length = _length(hair, 2)
-    seen = torch.stack([1 - _outside(shares).mean((1, 2)), hair.mean((1, 2)), behind.mean((1, 2)) / 2], 1)
+    seen = torch.stack([1 - _outside(shares).mean((1, 2)), hair.mean((1, 2)), coarse.mean((1, 2)) / 2], 1)
     computed = {
         "hair_color": hair_mean,
         "hair_length": length,

@@ -30,7 +30,7 @@ from ohlora.stage import Journal, Report
 LOG_EVERY = 10  # steps
 WEIGHT_DECAY = 0.01
 MOST_GRADIENT = 5.0
-MASK_WEIGHT = 1.0  # of the mask's cross entropy in the loss
+MASK_WEIGHT = 1.0  # of the masks' cross entropies in the loss
 HARD = {"eyes": 2.0}  # weights of attributes in the loss that are not 1
 BETA = 0.3  # standard deviations below which errors count squared
 WORST = 2  # pictures of each attribute in the sheet
@@ -112,7 +112,7 @@ def fit(data: Examples, config: Config, start: PropertyNetwork | None, journal: 
     generator = torch.Generator().manual_seed(settings.seed)
     boxes, scales = (start.boxes, start.scales) if start else (boxes_of(data.masks), scales_of(data.truth))
     frequency = torch.stack([share.float().mean((1, 2)) for share in data.shares]).mean(0)
-    weights = class_weights(frequency / frequency.sum()).sqrt().to(device)  # hair and background matter most
+    weights = class_weights(frequency / frequency.sum()).to(device)
     mean = torch.tensor([scales[name][0] for name in CONDITION_NAMES])
     deviation = torch.tensor([scales[name][1] for name in CONDITION_NAMES])
     emphasis = torch.tensor([HARD.get(name, 1.0) for name in CONDITION_NAMES], device=device)
@@ -139,7 +139,8 @@ def fit(data: Examples, config: Config, start: PropertyNetwork | None, journal: 
         counted = known * emphasis
         regression = (errors * counted).sum() / counted.sum().clamp(min=1)
         mask = soft_cross_entropy(answer.logits.float(), batch.shares.to(device), weights)
-        (regression + MASK_WEIGHT * mask).backward()
+        behind = F.binary_cross_entropy_with_logits(answer.behind, batch.behind.to(device))
+        (regression + MASK_WEIGHT * (mask + behind)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), MOST_GRADIENT)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -207,7 +207,8 @@ def exact(people: Path) -> tuple[dict[str, torch.Tensor], Portraits]:
     portraits = Portraits.load(people)
     portraits = portraits.select(portraits.truth["quality"] == 1)
     shares = F.one_hot(torch.from_numpy(portraits.masks).long(), CLASSES).permute(0, 3, 1, 2).float()
-    computed, statistics, seen = compute(as_input(portraits.images, 64), F.avg_pool2d(shares, 4))
+    behind = shares[:, FaceClass.BACKGROUND, :32]
+    computed, statistics, seen = compute(as_input(portraits.images, 64), F.avg_pool2d(shares, 4), behind)
     assert statistics.isfinite().all()
     assert ((seen > 0) & (seen < 1)).all()
     return computed, portraits
@@ -228,7 +229,7 @@ def test_a_little_hair_taken_for_background_hardly_counts() -> None:
     pixels[..., :4, :8] = 1.0
     shares = torch.zeros(1, CLASSES, 16, 16)
     shares[:, FaceClass.BACKGROUND] = 1
-    computed, statistics, _ = compute(pixels, shares)
+    computed, statistics, _ = compute(pixels, shares, torch.ones(1, 32, 64))
     assert float(computed["background_mean"]) == pytest.approx(1.01 * 127.5, abs=0.5)
     assert 0.01 * 127.5 <= float(computed["background_std"]) < 2.5
     assert float(statistics[0, 6] * 127.5) > 10
@@ -317,7 +318,7 @@ def test_a_move_takes_the_end_of_the_hair_along() -> None:
     truth = torch.full((6, 7), 0.5)
     truth[:5, AT["hair_length"]] = 20 / 32
     truth[5, AT["hair_length"]] = 1.0
-    _move(pixels, shares, truth, torch.arange(6), generator(1))
+    _move((pixels, shares), truth, torch.arange(6), generator(1))
     ends = (shares[:, FaceClass.HAIR, :, 0] > 0.5).sum(1) / 32
     assert ends.unique().numel() > 2
     assert (truth[:, AT["hair_length"]] - ends).abs().max() < 1 / 32
@@ -332,6 +333,9 @@ def test_a_mirrored_batch_turns_the_other_way(people: Path) -> None:
     assert batch.pixels.shape == (64, 3, 64, 64)
     assert batch.pixels.abs().max() <= 1
     assert batch.shares.shape == (64, CLASSES, 16, 16)
+    assert batch.behind.shape == (64, 32, 64)
+    whole = F.avg_pool2d(batch.behind[:, None], 4)[:, 0]
+    assert (whole - batch.shares[:, FaceClass.BACKGROUND, :8]).abs().mean() < 0.02
     known = set(data.truth[:, AT["pose"]].tolist())
     mirrored = [float(pose) not in known for pose in batch.truth[:, AT["pose"]]]
     assert 10 < sum(mirrored) < 54
