@@ -11,7 +11,7 @@ sharpness, noise and background.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,9 +160,16 @@ def fine_images(images: NDArray[np.uint8], resolution: int) -> Tensor:
 class Judge:
     """A trained judge, always in `eval()`."""
 
-    def __init__(self, network: JudgeNetwork, scales: dict[str, list[float]], digest: str = "") -> None:
+    def __init__(
+        self,
+        network: JudgeNetwork,
+        scales: dict[str, list[float]],
+        people: Iterable[int] = (),
+        digest: str = "",
+    ) -> None:
         self.network = network.eval()
         self.scales = scales  # attribute -> [mean, standard deviation] of the standardised outputs
+        self.people = tuple(people)  # identities that it was trained on
         self.digest = digest  # of the manifest
 
     @classmethod
@@ -175,11 +182,15 @@ class Judge:
         manifest = verify(folder, KIND)
         try:
             network = JudgeNetwork(manifest.settings["resolution"])
-            network.load_state_dict(load_file(folder / WEIGHTS))
+            stored = load_file(folder / WEIGHTS)
+            network.load_state_dict(
+                {name: w.float() if w.is_floating_point() else w for name, w in stored.items()}
+            )
             scales = {name: list(manifest.settings["scales"][name]) for name in TARGETS}
+            people = [int(number) for number in manifest.settings["people"]]
         except (KeyError, TypeError, RuntimeError) as error:
             raise ArtifactError(f"{folder}: settings or weights do not make a judge: {error}") from error
-        return cls(network.to(_device(device)), scales, manifest.digest)
+        return cls(network.to(_device(device)), scales, people, manifest.digest)
 
     def attributes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """What images uint8 [n, h, w, 3] show: `TARGETS` -> float32 [n] in the units of `Attributes`.
@@ -232,6 +243,7 @@ class Examples:
     behind: Tensor  # bool [n, 2r, 2r], where the background is
     truth: Tensor  # float32 [n, len(TARGETS)], NaN is unknown
     identity: Tensor  # int64 [n], 0..identities-1
+    people: tuple[int, ...]  # identity number of each of them
 
 
 def examples(portraits: Portraits, resolution: int) -> Examples:
@@ -239,12 +251,13 @@ def examples(portraits: Portraits, resolution: int) -> Examples:
     fine = fine_images(portraits.images, resolution)
     masks = torch.from_numpy(portraits.masks)[:, None].float()
     nearest = F.interpolate(masks, fine.shape[2:], mode="nearest-exact")[:, 0]
-    _, identity = np.unique(portraits.identity, return_inverse=True)
+    people, identity = np.unique(portraits.identity, return_inverse=True)
     return Examples(
         images=((fine + 1) * 127.5).round().to(torch.uint8),
         behind=nearest == FaceClass.BACKGROUND,
         truth=torch.from_numpy(np.stack([portraits.truth[name] for name in TARGETS], 1)),
         identity=torch.from_numpy(identity.astype(np.int64)),
+        people=tuple(people.tolist()),
     )
 
 
@@ -322,22 +335,50 @@ def disturb(
     return Views(noisy(views.whole), noisy(views.eyes), noisy(views.mouth)), truth
 
 
-def fit(data: Examples, config: JudgeConfig, device: torch.device, journal: Journal) -> Judge:
-    """Train a judge on the examples."""
+def find_start(config: JudgeConfig, trained_on: NDArray[Any]) -> tuple[Judge | None, str]:
+    """The judge to continue, and a note; none if its shape differs or it knows people of the other models.
+
+    Args:
+        config: the section; `start` names a model folder.
+        trained_on: identities [k] that the other models learn from.
+
+    Raises:
+        ArtifactError: `start` is no intact model folder.
+    """
+    if not config.start:
+        return None, ""
+    judge = Judge.load(Path(config.start), "cpu")
+    if judge.network.resolution != config.resolution:
+        return None, f"{config.start} has another shape than the settings: started from scratch."
+    if met := len(set(trained_on.tolist()) & set(judge.people)):
+        return None, f"{config.start} knows {met} of the people others train on here: started from scratch."
+    return judge, f"Continued from {config.start}, digest {judge.digest[:12]}."
+
+
+def fit(
+    data: Examples, config: JudgeConfig, device: torch.device, journal: Journal, start: Judge | None = None
+) -> Judge:
+    """Train a judge on the examples, from scratch or from the weights and scales of `start`."""
     generator = torch.Generator().manual_seed(config.seed)
-    mean = torch.nanmean(data.truth, 0)
-    std = torch.nanmean((data.truth - mean) ** 2, 0).sqrt()
-    mean, std = torch.nan_to_num(mean), torch.nan_to_num(std, nan=1.0).clamp(min=1e-3)
+    if start:
+        mean, std = torch.tensor([start.scales[name] for name in TARGETS]).t()
+    else:
+        mean = torch.nanmean(data.truth, 0)
+        std = torch.nanmean((data.truth - mean) ** 2, 0).sqrt()
+        mean, std = torch.nan_to_num(mean), torch.nan_to_num(std, nan=1.0).clamp(min=1e-3)
+    peak = config.learning_rate * (config.continued_speed if start else 1.0)
     with torch.random.fork_rng():  # layers initialise and dropout draws from the global generator
         torch.manual_seed(config.seed)
         network = JudgeNetwork(config.resolution)
+        if start:
+            network.load_state_dict(start.network.state_dict())
         identities = nn.Linear(EMBEDDING, int(data.identity.max()) + 1, bias=False)
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         identities.to(device)
         parameters = [*network.parameters(), *identities.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.02)
+        optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.15
+            optimizer, peak, total_steps=config.steps, pct_start=0.15
         )
         weights = torch.tensor([WEIGHT_OF.get(name, 1.0) for name in TARGETS], device=device)
         network.train()
@@ -361,7 +402,8 @@ def fit(data: Examples, config: JudgeConfig, device: torch.device, journal: Jour
             if step % LOG_EVERY == 0 or step == config.steps - 1:
                 journal.log(step, regression=regression.item(), identity=identity.item())
     scales = {name: [float(mean[i]), float(std[i])] for i, name in enumerate(TARGETS)}
-    return Judge(network, scales)
+    people = {*data.people, *(start.people if start else ())}
+    return Judge(network, scales, sorted(people))
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -375,11 +417,19 @@ def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tens
 
 
 def save(judge: Judge, folder: Path, provenance: dict[str, Any]) -> None:
-    """Write a model folder."""
+    """Write a model folder: learned weights in half precision, running statistics as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: w.cpu().contiguous() for name, w in judge.network.state_dict().items()}
+    learned = dict(judge.network.named_parameters())
+    weights = {
+        name: (w.half() if name in learned else w).cpu().contiguous()
+        for name, w in judge.network.state_dict().items()
+    }
     save_file(weights, folder / WEIGHTS)
-    settings = {"resolution": judge.network.resolution, "scales": judge.scales}
+    settings = {
+        "resolution": judge.network.resolution,
+        "scales": judge.scales,
+        "people": list(judge.people),
+    }
     write_manifest(folder, KIND, files=[WEIGHTS], settings=settings, provenance=provenance)
 
 
@@ -399,7 +449,8 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     test = portraits.select(usable & (portraits.split == "train"))
     settings = config.judge
     device = _device(config.runtime.device)
-    judge = fit(examples(training, settings.resolution), settings, device, journal)
+    start, note = find_start(settings, np.unique(portraits.identity[portraits.split == "train"]))
+    judge = fit(examples(training, settings.resolution), settings, device, journal, start)
     out = outputs["output"]
     provenance = {
         "profile": config.profile,
@@ -408,6 +459,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
         "seed": settings.seed,
         "portraits": len(training),
         "identities": len(np.unique(training.identity)),
+        "start": start.digest if start else "",
         "licence": "Apache-2.0",
     }
     save(judge, out, provenance)
@@ -421,7 +473,11 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     metrics |= {f"soft_{name}": soft[name] for name in soft if name.startswith(tuple(WEIGHT_OF))}
     metrics |= verification(judge.embed(images), test.identity)
     draw(seen, truth, out / SCATTER)
-    return Report(metrics=metrics, pictures={"Judge against the truth, people it never saw": SCATTER})
+    return Report(
+        metrics=metrics,
+        pictures={"Judge against the truth, people it never saw": SCATTER},
+        notes=[note] if note else [],
+    )
 
 
 def agreement(

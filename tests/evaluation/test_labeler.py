@@ -7,19 +7,13 @@ from ohlora.config import load_config
 from ohlora.evaluation.labeler import score
 from ohlora.labeling.parser_training import train
 from ohlora.stage import Journal
+from tests.labeling.tiny_parser import tiny_config
 
 ROOT = Path(__file__).parents[2]
-OVERRIDES = (
-    "labeling.encoder_depth=3",
-    "labeling.decoder_channels=[32, 16]",
-    "labeling.steps=40",
-    "labeling.learning_rate=0.01",
-    "runtime.device=cpu",
-)
 
 
 def test_the_score_is_what_training_measured(corpus: Path, tmp_path: Path) -> None:
-    config = load_config(ROOT, "smoke", OVERRIDES)
+    config = tiny_config()
     report = train(config, {"corpus": corpus}, {"output": tmp_path}, Journal(tmp_path))
     metrics = score(tmp_path, {"corpus": corpus}, config)
     assert metrics["mean_iou"] == pytest.approx(report.metrics["mean_iou"])
