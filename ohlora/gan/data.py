@@ -23,6 +23,7 @@ from ohlora.corpus import Portraits
 from ohlora.errors import UserError
 from ohlora.gan.losses import emphasis
 from ohlora.gan.networks import NUISANCE_NAMES, Normalisation
+from ohlora.gan.repaint import Ranges, repaint_background, repaint_hair
 
 PERSONA = 0  # identity number of Oh-LoRA in a corpus
 EYES, MOUTH, POSE = (CONDITION_NAMES.index(name) for name in ("eyes", "mouth", "pose"))
@@ -170,6 +171,7 @@ class TrainingSet:
         conditions: NDArray[np.float32],
         persona_share: float,
         kept: NDArray[np.bool_] | None = None,
+        repainted: float = 0.0,
     ) -> None:
         """
         Args:
@@ -177,6 +179,7 @@ class TrainingSet:
             conditions: raw, float32 [n, 7] as of `conditions_of`; rows with a gap are dropped.
             persona_share: share of a batch that shows the persona.
             kept: bool [n] as of `kept_of`; the persona's portraits train whatever it says. None keeps all.
+            repainted: share of portraits shown with another background, and of those with other hair.
 
         Raises:
             CorpusUnusable: nothing is left to train on.
@@ -229,29 +232,47 @@ class TrainingSet:
         self.code = torch.from_numpy(code.astype(np.int64))
         self.hers = rows[code[rows] == self.persona]
         self.others = rows[code[rows] != self.persona]
+        self._rows_of = [rows[code[rows] == k] for k in range(len(self.numbers))]
         self._images = portraits.images
         self._masks = portraits.masks
         self.boxes = Boxes.measure(portraits.masks)
-        self._cache: tuple[int, Tensor, Tensor] | None = None
+        self.repainted = repainted
+        self.ranges = Ranges.of(self.person)
+        self._cache: tuple[int, Tensor, Tensor, Tensor] | None = None
 
     @property
     def codes(self) -> int:
         """Number of latents: one for each person and one for each mirror image."""
         return 2 * len(self.numbers)
 
-    def at(self, resolution: int) -> tuple[Tensor, Tensor]:
-        """All portraits at a resolution: images uint8 [n, 3, r, r] and weights float16 [n, 1, r, r]."""
+    @property
+    def full_resolution(self) -> int:
+        """Pixels per side of the portraits."""
+        return int(self._images.shape[1])
+
+    def rows_of(self, person: int) -> NDArray[np.int64]:
+        """Training rows of one person, by the row of her latent."""
+        return self._rows_of[person]
+
+    def at(self, resolution: int) -> tuple[Tensor, Tensor, Tensor]:
+        """All portraits at a resolution: images uint8 [n, 3, r, r], weights float16 [n, 1, r, r], and what
+        share of each pixel is background and hair, uint8 [n, 2, r, r] in 255ths.
+        """
         if self._cache is None or self._cache[0] != resolution:
             images = torch.empty(len(self._images), 3, resolution, resolution, dtype=torch.uint8)
             weights = torch.ones(len(images), 1, resolution, resolution, dtype=torch.float16)
+            areas = torch.empty(len(images), 2, resolution, resolution, dtype=torch.uint8)
             for start in range(0, len(images), 64):
                 part = slice(start, start + 64)
                 full = torch.from_numpy(np.ascontiguousarray(self._images[part])).permute(0, 3, 1, 2).float()
                 images[part] = F.interpolate(full, (resolution, resolution), mode="area").round().byte()
-                weight = emphasis(torch.from_numpy(np.ascontiguousarray(self._masks[part])))
+                mask = torch.from_numpy(np.ascontiguousarray(self._masks[part]))
+                weight = emphasis(mask)
                 weights[part] = F.interpolate(weight, (resolution, resolution), mode="area").half()
-            self._cache = (resolution, images, weights)
-        return self._cache[1], self._cache[2]
+                area = torch.stack([mask == FaceClass.BACKGROUND, mask == FaceClass.HAIR], 1).float() * 255
+                areas[part] = F.interpolate(area, (resolution, resolution), mode="area").round().byte()
+            self._cache = (resolution, images, weights, areas)
+        return self._cache[1:]
 
     def batch(self, step: int, size: int, resolution: int, seed: int, swap: float = 0.5) -> Batch:
         """The batch of a step: a function of its arguments, so that a resumed training sees the same.
@@ -273,17 +294,25 @@ class TrainingSet:
         mirror = rng.random(size) < 0.5
         mirror[:hers] = False
         raw = self.raw[rows].copy()
-        images, weights = self.at(resolution)
+        images, weights, areas = self.at(resolution)
         picked = torch.from_numpy(rows)
         image = images[picked].float() / 127.5 - 1
         weight = weights[picked].float()
         kind = rng.random(size)
-        for i in np.flatnonzero(kind < swap):
+        for i in np.flatnonzero(kind < swap).tolist():
             column, boxes = (EYES, self.boxes.eyes) if kind[i] < swap / 2 else (MOUTH, self.boxes.mouth)
             top, bottom, left, right = (boxes[rows[i]] * resolution / 256).round().long().tolist()
             if bottom > top and right > left:
                 raw[i, column] = rng.random()
                 weight[i, :, top:bottom, left:right] = 0
+        for i, portrait in enumerate(rows.tolist()):
+            luck = rng.random(2) < self.repainted
+            for lucky, part, paint in zip(
+                luck, areas[portrait], (repaint_background, repaint_hair), strict=True
+            ):
+                if lucky and (done := paint(image[i], part.float() / 255, raw[i], self.ranges, rng)):
+                    image[i] = done[0]
+                    weight[i, :, done[1]] = 0
         nuisance = self.raw_nuisance[rows]
         flipped = torch.from_numpy(mirror)
         if flipped.any():
@@ -301,7 +330,7 @@ class TrainingSet:
 
     def judged(self, resolution: int) -> Batch:
         """The held-out portraits of the persona."""
-        images, weights = self.at(resolution)
+        images, weights, _ = self.at(resolution)
         rows = torch.from_numpy(self.held_rows)
         return Batch(
             images[rows].float() / 127.5 - 1,

@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ohlora.artifacts import ArtifactError, Manifest, verify, write_manifest
 from ohlora.attributes import CONDITION_NAMES, Expression
+from ohlora.gan.identity import IdentityNetwork
 from ohlora.gan.networks import Generator, GeneratorConfig, Normalisation
 
 KIND = "face"
-GENERATOR, PEOPLE = "generator.safetensors", "people.safetensors"
+GENERATOR, PEOPLE, IDENTITY = "generator.safetensors", "people.safetensors", "identity.safetensors"
 IMAGE_SIZE = 256  # of every picture that leaves this module, whatever the generator's resolution
 MOVING = 3  # eyes, mouth and pose; the rest of the conditions belong to a person
 
@@ -141,7 +142,7 @@ class Face:
         manifest = verify(folder, KIND)
         try:
             generator = Generator(GeneratorConfig(**manifest.settings["generator"]))
-            generator.load_state_dict({k: v.float() for k, v in load_file(folder / GENERATOR).items()})
+            generator.load_state_dict(_floats(load_file(folder / GENERATOR)))
             people = People.of(load_file(folder / PEOPLE), int(manifest.settings["persona"]))
             truncation = float(manifest.settings["truncation"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -250,12 +251,52 @@ class Face:
 
 
 def save_face(
-    folder: Path, generator: Generator, people: People, truncation: float, provenance: dict[str, Any]
+    folder: Path,
+    generator: Generator,
+    people: People,
+    truncation: float,
+    provenance: dict[str, Any],
+    identity: IdentityNetwork | None = None,
 ) -> Manifest:
-    """Write a model folder; weights are stored as float16."""
+    """Write a model folder; weights are stored as float16.
+
+    `identity` is what held people to be the same in training: drawing does not need it, training on does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().half().contiguous().cpu() for name, value in generator.state_dict().items()}
-    save_file(state, folder / GENERATOR)
+    files = [GENERATOR, PEOPLE]
+    _save_half(generator, folder / GENERATOR)
     save_file(people.tensors(), folder / PEOPLE)
+    if identity is not None:
+        _save_half(identity, folder / IDENTITY)
+        files.append(IDENTITY)
     settings = {"generator": asdict(generator.config), "persona": people.persona, "truncation": truncation}
-    return write_manifest(folder, KIND, files=[GENERATOR, PEOPLE], settings=settings, provenance=provenance)
+    return write_manifest(folder, KIND, files=files, settings=settings, provenance=provenance)
+
+
+def load_identity(folder: Path | str) -> IdentityNetwork | None:
+    """The identity network that a face was trained with; None if the folder has none.
+
+    Raises:
+        ArtifactError: a file is missing or corrupt.
+    """
+    manifest = verify(Path(folder), KIND)
+    if IDENTITY not in manifest.files:
+        return None
+    network = IdentityNetwork()
+    try:
+        network.load_state_dict(_floats(load_file(Path(folder) / IDENTITY)))
+    except RuntimeError as error:
+        raise ArtifactError(f"{folder}: {IDENTITY} does not fit: {error}") from error
+    return network.eval()
+
+
+def _save_half(module: nn.Module, path: Path) -> None:
+    state = {
+        name: (value.half() if value.is_floating_point() else value).detach().contiguous().cpu()
+        for name, value in module.state_dict().items()
+    }
+    save_file(state, path)
+
+
+def _floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}

@@ -1,9 +1,8 @@
 """The face stage: distil portraits into a generator that can be told how to look.
 
 Each person has a learned latent (GLO, Bojanowski et al. 2018, arXiv:1707.05776), each portrait its
-conditions; the generator learns to redraw the portraits from both. No discriminator: with a few hundred
-portraits and minutes of a CPU one does not separate anything, while a pyramid of colours and edges gives
-crisp faces of the people it saw.
+conditions; the generator learns to redraw the portraits from both. `guidance` holds sampled people to what
+was asked for and to themselves, and in the end a patch discriminator may sharpen what pairs leave soft.
 
 Notable:
 - The picture grows: most steps run at half the resolution, the last ones at the full one.
@@ -19,6 +18,7 @@ import json
 import math
 import os
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,14 +31,23 @@ from torch import Tensor, nn
 
 from ohlora.config import Config, FaceConfig, state_dir
 from ohlora.corpus import Portraits
-from ohlora.gan.data import Batch, TrainingSet, conditions_of, kept_of
-from ohlora.gan.face import Face, fit_people, save_face
+from ohlora.gan.data import MOVING, Batch, TrainingSet, conditions_of, kept_of
+from ohlora.gan.discriminator import Discriminator, discriminator_loss, generator_loss, r1_penalty
+from ohlora.gan.face import Face, People, fit_people, load_identity, save_face
+from ohlora.gan.guidance import Guide, draw_pairs, outside_change
+from ohlora.gan.identity import IdentityNetwork, IdentityTraining
 from ohlora.gan.losses import psnr, reconstruction
 from ohlora.gan.networks import Generator, GeneratorConfig
 from ohlora.gan.pictures import save_grid, save_sheet
+from ohlora.labeling.properties import Properties
 from ohlora.stage import Journal, Report
 
 LOG_EVERY = 20  # steps between points of a curve
+PEOPLE_EVERY = 100  # steps after which the distribution of people is fitted anew
+R1_EVERY, R1_WEIGHT = 8, 2.0  # steps; gamma of the gradient penalty
+DISCRIMINATOR_RATE = 1e-3
+FAKES = 4  # redrawn portraits that the discriminator sees beside the sampled people
+IDENTITY_STEPS, IDENTITY_BATCH, IDENTITY_RESOLUTION = 300, 48, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +85,32 @@ def generator_config(config: FaceConfig) -> GeneratorConfig:
 class Distillation:
     """A generator, its average over time, the latents and the optimiser; one step at a time."""
 
-    def __init__(self, config: FaceConfig, data: TrainingSet, device: Device) -> None:
+    def __init__(
+        self, config: FaceConfig, data: TrainingSet, device: Device, guide: Guide | None = None
+    ) -> None:
         self.config, self.data, self.device = config, data, device
+        self.guide = guide.to(device.name) if guide else None
         # torch's layers draw their weights from the global generator: seed it inside, leave it outside as it
         # was
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             generator = Generator(generator_config(config))
             codes = config.latent_spread * torch.randn(data.codes, config.z_dim)
+            discriminator = Discriminator() if config.adversarial else None
         self.generator = generator.to(device.name).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.codes = nn.Parameter(codes.to(device.name))
         groups = [{"params": list(self.generator.parameters())}, {"params": [self.codes]}]
         self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+        self.discriminator = discriminator.to(device.name) if discriminator else None
+        self.discriminator_optimizer = (
+            torch.optim.Adam(self.discriminator.parameters(), DISCRIMINATOR_RATE, betas=(0.0, 0.99))
+            if self.discriminator
+            else None
+        )
         self.step_number = 0
         self.continued = False
+        self.sampler: tuple[Tensor, Tensor] | None = None  # mean and factor of the people's distribution
 
     def start_from(self, face: Face, numbers: NDArray[np.integer]) -> bool:
         """Continue a trained model: its weights, and its latents of people that this corpus has too.
@@ -118,11 +138,11 @@ class Distillation:
         return True
 
     def resolution(self, step: int) -> int:
-        """Of the pictures of a step: quarter, half, then full; of a continued model always full."""
+        """Of the pictures of a step: quarter, half, then full; a continued model skips the quarter."""
         share = step / self.config.steps
         full = self.config.resolution
         if self.continued:
-            return full
+            return max(8, full // 2 if share < self.config.continued_growth else full)
         first, second = self.config.growth
         return max(8, full // 4 if share < first else full // 2 if share < second else full)
 
@@ -134,26 +154,36 @@ class Distillation:
         return peak * min(1.0, (step + 1) / 50) * max(decay, 0.03)
 
     def step(self) -> dict[str, float]:
-        """Train one batch; returns the loss."""
+        """Train one batch; returns the parts of the loss."""
         config, step = self.config, self.step_number
         batch = self.data.batch(step, config.batch_size, self.resolution(step), config.seed)
+        target, weights = batch.images.to(self.device.name), batch.weights.to(self.device.name)
         rate = self.learning_rate(step)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.param_groups[1]["lr"] = rate * config.latent_speed
-        noise = torch.from_numpy(
-            np.random.default_rng([config.seed, step, 1]).standard_normal(
-                (len(batch.codes), config.z_dim), np.float32
-            )
-        )
+        rng = np.random.default_rng([config.seed, step, 1])
+        noise = torch.from_numpy(rng.standard_normal((len(batch.codes), config.z_dim), np.float32))
         noise *= (
             config.latent_noise * (batch.codes != self.data.persona)[:, None]
         )  # hers is to be one exact face
         codes = self.codes[batch.codes.to(self.device.name)]
         output = self._draw(self.generator, codes + noise.to(self.device.name), batch)
-        distance = reconstruction(
-            output, batch.images.to(self.device.name), batch.weights.to(self.device.name), edges=config.edges
-        )
-        loss = distance + config.latent_prior * codes.square().mean()
+        parts = {"loss": reconstruction(output, target, weights, edges=config.edges)}
+        loss = parts["loss"] + config.latent_prior * codes.square().mean()
+        if self.guide:
+            shown = torch.lerp(target, output, (weights > 0).float())  # what is excused is as it should be
+            parts["features"] = self.guide.feature_difference(shown, target)
+            loss = loss + config.features * parts["features"]
+            sampled = None
+            if config.pairs and step >= config.guided_from * config.steps:
+                sampled, guided = self._guided(rng)
+                loss = loss + sum(getattr(config, name) * part for name, part in guided.items())
+                parts |= guided
+            if self.discriminator and step >= config.adversarial_from * config.steps:
+                fake = output[:FAKES] if sampled is None else torch.cat([sampled, output[-FAKES:]])
+                parts["discriminator"] = self._train_discriminator(target[-len(fake) :], fake.detach())
+                parts["adversarial"] = generator_loss(self.discriminator(fake))
+                loss = loss + config.adversarial * parts["adversarial"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
@@ -163,7 +193,55 @@ class Distillation:
         with torch.no_grad():
             for old, new in zip(self.average.parameters(), self.generator.parameters(), strict=True):
                 old.lerp_(new, 1 - decay)
-        return {"loss": float(distance.detach()), "gradient_norm": float(norm), "learning_rate": rate}
+        curves = {name: float(part.detach()) for name, part in parts.items()}
+        return curves | {"gradient_norm": float(norm), "learning_rate": rate}
+
+    def people(self) -> People:
+        """The people as their latents are now."""
+        half, codes = len(self.data.numbers), self.codes.detach().cpu()
+        data = self.data
+        return fit_people(
+            data.numbers, codes[:half], codes[half:], data.person, data.normalisation, data.persona
+        )
+
+    def _guided(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures of sampled people and the parts of the loss that hold for them."""
+        assert self.guide is not None
+        name, data = self.device.name, self.data
+        if self.sampler is None or self.step_number % PEOPLE_EVERY == 0:
+            people = self.people()
+            self.sampler = people.latent_mean, people.latent_factor
+        mean, factor = self.sampler
+        noise = torch.from_numpy(rng.standard_normal((self.config.pairs, self.config.z_dim), np.float32))
+        z = (mean + noise @ factor.t()).repeat(2, 1)
+        low, high = np.percentile(data.person[:, MOVING:], [5, 95], axis=0)
+        pairs = draw_pairs(self.config.pairs, low, high, rng)
+        wanted = torch.cat([pairs.first, pairs.second])
+        normal, nuisance = data.normalisation(wanted, None)
+        with torch.autocast(name, self.device.dtype, enabled=self.device.dtype != torch.float32):
+            size = self.resolution(self.step_number)
+            images = self.generator(z.to(name), normal.to(name), size, nuisance.to(name)).float()
+        first, second = images.chunk(2)
+        parts = {
+            "obedience": self.guide.obedience(images, wanted.to(name)),
+            "same_person": self.guide.strangeness(first, second),
+        }
+        still = pairs.still.to(name)
+        if still.any():
+            parts["same_place"] = outside_change(first[still], second[still])
+        return images, parts
+
+    def _train_discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        assert self.discriminator is not None
+        assert self.discriminator_optimizer is not None
+        loss = discriminator_loss(self.discriminator(real), self.discriminator(fake))
+        total = loss
+        if self.step_number % R1_EVERY == 0:
+            total = loss + R1_EVERY * R1_WEIGHT / 2 * r1_penalty(self.discriminator, real)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.discriminator_optimizer.step()
+        return loss
 
     def _draw(self, generator: Generator, z: Tensor, batch: Batch) -> Tensor:
         name = self.device.name
@@ -190,6 +268,12 @@ class Distillation:
         tensors = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors["codes"] = self.codes.detach()
+        if self.sampler is not None:
+            tensors |= dict(zip(("sampler.mean", "sampler.factor"), self.sampler, strict=True))
+        if self.discriminator and self.discriminator_optimizer:
+            tensors |= {f"discriminator.{k}": v for k, v in self.discriminator.state_dict().items()}
+            moments = self.discriminator_optimizer.state_dict()["state"]
+            tensors |= {f"opponent.{i}.{k}": v for i, state in moments.items() for k, v in state.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +292,7 @@ class Distillation:
                 tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, KeyError, ValueError):
             return False
-        parts: dict[str, dict[str, Tensor]] = {"generator": {}, "average": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         codes = tensors.pop("codes", None)
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -223,17 +307,40 @@ class Distillation:
         self.generator.load_state_dict(parts["generator"])
         self.average.load_state_dict(parts["average"])
         self.codes.data.copy_(codes)
-        state = self.optimizer.state_dict()
-        moments: dict[int, dict[str, Tensor]] = {}
-        parameters = [p.detach() for group in self.optimizer.param_groups for p in group["params"]]
-        for name, tensor in parts["optimizer"].items():
-            index, _, key = name.partition(".")
-            if tensor.ndim:  # the fused step walks memory: moments must lie there as their parameter does
-                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
-            moments.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        _restore(self.optimizer, parts["optimizer"])
+        if parts["sampler"]:
+            self.sampler = parts["sampler"]["mean"], parts["sampler"]["factor"]
+        if self.discriminator and self.discriminator_optimizer and parts["discriminator"]:
+            self.discriminator.load_state_dict(parts["discriminator"])
+            _restore(self.discriminator_optimizer, parts["opponent"])
         self.step_number = step
         return True
+
+
+def _restore(optimizer: torch.optim.Optimizer, stored: dict[str, Tensor]) -> None:
+    """Give an optimiser its moments back, named `index.key`."""
+    state = optimizer.state_dict()
+    moments: dict[int, dict[str, Tensor]] = {}
+    parameters = [p.detach() for group in optimizer.param_groups for p in group["params"]]
+    for name, tensor in stored.items():
+        index, _, key = name.partition(".")
+        if tensor.ndim:  # the fused step walks memory: moments must lie there as their parameter does
+            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+        moments.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+
+
+def train_identity(data: TrainingSet, seed: int, journal: Journal) -> IdentityNetwork:
+    """A network that tells the people of a training set apart."""
+    training = IdentityTraining(len(data.numbers), seed)
+    images = data.at(min(IDENTITY_RESOLUTION, data.full_resolution))[0]
+    rng = np.random.default_rng([seed, 2])
+    for _ in journal.progress(range(IDENTITY_STEPS), "face: telling people apart"):
+        # people first: Oh-LoRA has more portraits than anybody
+        people = rng.integers(len(data.numbers), size=IDENTITY_BATCH)
+        rows = torch.from_numpy(np.array([rng.choice(data.rows_of(int(person))) for person in people]))
+        training.step(images[rows].float() / 127.5 - 1, torch.from_numpy(people))
+    return training.network.eval()
 
 
 def fingerprint(
@@ -258,7 +365,8 @@ def run_distillation(
         window.append(distillation.step())
         number = distillation.step_number
         if number % LOG_EVERY == 0 or number == steps:
-            curve = {key: float(np.mean([row[key] for row in window])) for key in window[0]}
+            keys = dict.fromkeys(key for row in window for key in row)  # some parts join in later
+            curve = {key: float(np.mean([row[key] for row in window if key in row])) for key in keys}
             curve["resolution"] = float(distillation.resolution(number - 1))
             if number % (10 * LOG_EVERY) == 0 or number == steps:
                 curve |= distillation.judge()
@@ -282,8 +390,14 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     portraits = Portraits.load(inputs["corpus"])
     conditions = conditions_of(portraits, inputs.get("labels"), config.face.labels)
     kept = kept_of(portraits, inputs.get("labels"))
-    data = TrainingSet(portraits, conditions, config.face.persona_share, kept)
-    distillation = Distillation(config.face, data, Device.choose(config))
+    data = TrainingSet(portraits, conditions, config.face.persona_share, kept, config.face.repainted)
+    identity, properties = None, inputs.get("properties")
+    if properties is not None:
+        identity = (load_identity(config.face.start) if config.face.start else None) or train_identity(
+            data, config.face.seed, journal
+        )
+    guide = Guide(Properties.load(properties, "cpu").network, identity) if properties and identity else None
+    distillation = Distillation(config.face, data, Device.choose(config), guide)
     notes = [
         f"{len(data.rows)} portraits of {len(data.numbers)} people, {len(data.hers)} of them Oh-LoRA's; "
         f"{len(data.held_rows)} of hers kept apart."
@@ -301,15 +415,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     resumed = distillation.resume(checkpoint)
     first = distillation.step_number
     seconds = run_distillation(distillation, journal, checkpoint)
-    codes = distillation.codes.detach().cpu()
-    people = fit_people(
-        data.numbers,
-        codes[: len(data.numbers)],
-        codes[len(data.numbers) :],
-        data.person,
-        data.normalisation,
-        data.persona,
-    )
+    people = distillation.people()
     provenance = {
         "profile": config.profile,
         "steps": config.face.steps,
@@ -322,7 +428,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
         "labels": config.face.labels,
         "licence": "Apache-2.0",
     }
-    save_face(folder, distillation.average.cpu(), people, config.face.truncation, provenance)
+    save_face(folder, distillation.average.cpu(), people, config.face.truncation, provenance, identity)
     face = Face.load(folder)
     save_sheet(face, folder / "sheet.png")
     save_held_out(face, data, portraits, folder / "held_out.png")

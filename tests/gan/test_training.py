@@ -131,6 +131,9 @@ def test_a_continued_model_keeps_weights_and_known_latents(
     for a, b in zip(second.generator.parameters(), first.generator.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-3, atol=1e-3)  # stored as float16
     assert second.resolution(0) == 64
+    half = Distillation(tiny(continued_growth=0.5, steps=10).face, data, CPU)
+    half.start_from(face, data.numbers)
+    assert [half.resolution(step) for step in (0, 4, 5)] == [32, 32, 64]
     assert second.learning_rate(100) < first.learning_rate(100)
     other = Distillation(tiny(w_dim=16).face, data, CPU)
     assert not other.start_from(face, data.numbers)
