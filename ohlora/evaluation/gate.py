@@ -31,7 +31,7 @@ Scorer = Callable[[Path, dict[str, Path], Config], dict[str, float]]
 
 EVIDENCE: dict[str, tuple[str, ...]] = {
     "labeler": ("corpus",),
-    "face": ("corpus", "judge"),
+    "face": ("corpus", "judge", "filters", "parser"),
     "voice": ("dialogues", "base_llm"),
     "memory": ("pairs", "base_encoder"),
 }
@@ -42,7 +42,7 @@ BASES = {"voice": "base_llm", "memory": "base_encoder"}
 
 _SETTINGS = {
     "labeler": ("corpus", "labeling"),
-    "face": ("corpus", "face", "judge"),
+    "face": ("corpus", "face", "face_test", "filters", "judge"),
     "voice": ("persona", "voice", "generation"),
     "memory": ("memory",),
 }
@@ -360,10 +360,11 @@ class Gate:
 
     def _key(self, version: Version, inputs: Mapping[str, Path], scorer: Scorer) -> str:
         module = inspect.getmodule(scorer)
+        sources = [inspect.getsource(part) for part in (module or scorer, *getattr(module, "PARTS", ()))]
         parts = {
             "model": version.sha256,
             "evidence": {name: path_digest(path) for name, path in inputs.items()},
             "settings": {name: getattr(self.config, name).model_dump() for name in _SETTINGS[version.kind]},
-            "scorer": hashlib.sha256(inspect.getsource(module or scorer).encode()).hexdigest(),
+            "scorer": hashlib.sha256("".join(sources).encode()).hexdigest(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
