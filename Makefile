@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+WORKERS ?= 2
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
@@ -32,8 +33,9 @@ status: install  ## what runs, and where
 doctor: install  ## check this machine
 	@$(BIN)/ohlora doctor $(ARGS)
 
+# One worker runs `make up` for minutes, the other all else; one thread each, or they wait for each other.
 test: install  ## the test suite (under 15 minutes on 2 cores, no network)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not hub" --cov --cov-report=term --cov-fail-under=70 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not hub" --cov --cov-report=term --cov-fail-under=70 $(ARGS)
 
 test-slow: install  ## tests that train real models for minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -28,8 +28,10 @@ def face(options: RunOptions = RunOptions()) -> None:
         filters = run("filters", after=[corpus])
         properties = run("properties", after=[corpus])
         labels = run("labels", after=[corpus, parser, filters, properties])
-        run("face", after=[corpus, labels])
-        run("judge", after=[corpus])
+        face = run("face", after=[corpus, labels, properties])
+        judge = run("judge", after=[corpus])
+        variants = run("variants", after=[corpus, labels, properties, filters])
+        run("face_test", after=[corpus, parser, filters, judge, face, variants])
 
 
 @flow(name="voice", persist_result=False)

@@ -22,7 +22,9 @@ def pipeline(options: RunOptions = RunOptions()) -> None:
         properties = run("properties", after=[corpus])
         labels = run("labels", after=[corpus, parser, filters, properties])
         judge = run("judge", after=[corpus])
-        face = run("face", after=[corpus, labels])
+        face = run("face", after=[corpus, labels, properties])
+        variants = run("variants", after=[corpus, labels, properties, filters])
+        run("face_test", after=[corpus, parser, filters, judge, face, variants])
 
         base_llm = run("base_llm")
         dialogues = run("dialogues")

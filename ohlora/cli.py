@@ -18,7 +18,11 @@ from rich.table import Table
 from ohlora.config import Config, ConfigError, dump_config, find_root, load_config, state_dir
 from ohlora.corpus_cli import corpus_app
 from ohlora.errors import UserError
+from ohlora.face_test_cli import face_test
+from ohlora.gan_cli import gan_app
 from ohlora.label_cli import import_teacher, label
+from ohlora.render_cli import EXAMPLES as RENDER_EXAMPLES
+from ohlora.render_cli import render
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -33,10 +37,13 @@ app = typer.Typer(
 registry_app = typer.Typer(help="Registered models: versions, champions, rollback.", no_args_is_help=True)
 bento_app = typer.Typer(help="The packaged product.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
+app.add_typer(gan_app, name="gan")
+gan_app.command("test", epilog="Example: ohlora gan test --latents 50 --out face-test")(face_test)
 app.add_typer(registry_app, name="registry")
 app.add_typer(bento_app, name="bento")
 app.command(epilog="Example: ohlora label photos --out scores.csv --masks masks")(label)
 app.command("import-teacher", epilog="Example: ohlora import-teacher model.pt teacher")(import_teacher)
+app.command(epilog=RENDER_EXAMPLES)(render)
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="Profile, e.g. smoke or gpu.")]
 Overrides = Annotated[
@@ -154,38 +161,6 @@ def chat(
                 console.print(f"  [dim]기억했어: {_escape(memory)}[/]")
             if show_face:
                 Image.fromarray(turn.image).save(show_face)
-
-
-@app.command(epilog="Example: ohlora render --eyes 0.9 --mouth 0.4 --pose 15 --out face.png")
-def render(
-    out: Annotated[Path, typer.Option(help="PNG, JPEG or WebP file to write.")] = Path("face.png"),
-    eyes: Annotated[float, typer.Option(min=0, max=1, help="Eye openness.")] = 0.75,
-    mouth: Annotated[float, typer.Option(min=0, max=1, help="Mouth openness.")] = 0.0,
-    pose: Annotated[
-        float, typer.Option(min=-35, max=35, help="Yaw in degrees, + to the image's right.")
-    ] = 0.0,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="A sampled person; without it Oh-LoRA herself.")
-    ] = None,
-    model: Annotated[Path | None, typer.Option(help="Folder of a face model; default the champion.")] = None,
-) -> None:
-    """Draw a face with the champion generator."""
-    from PIL import Image
-
-    from ohlora.attributes import Expression
-    from ohlora.gan import Face
-    from ohlora.registry import Registry
-
-    with explained():
-        config, root = settings()
-        if out.suffix.lower() not in Image.registered_extensions():
-            raise ConfigError(f"--out {out}: unknown picture format; use .png, .jpg or .webp")
-        folder = model or Registry(config, root).fetch("face", "champion")
-        face = Face.load(folder, config.runtime.device)
-        image = face.render(Expression(eyes=eyes, mouth=mouth, pose=pose), seed=seed)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(out)
-        console.print(f"wrote {out}")
 
 
 def _kind(name: str) -> str:

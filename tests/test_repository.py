@@ -87,6 +87,16 @@ def test_nothing_is_unpickled() -> None:
         assert found is None, f"{path.relative_to(ROOT)}: {found and found.group()}"
 
 
+def test_foreign_checkpoints_are_read_in_two_places() -> None:
+    """`.pth` files of others come in through an import command only; nothing else calls torch.load."""
+    readers = {
+        str(path.relative_to(ROOT))
+        for path in sources("ohlora", "flows", "serving", "scripts", "benchmarks")
+        if "torch.load(" in path.read_text(encoding="utf-8")
+    }
+    assert readers <= {"ohlora/labeling/teacher.py", "ohlora/gan/importing.py"}
+
+
 def test_only_the_gate_moves_aliases() -> None:
     movers = {
         str(path.relative_to(ROOT))

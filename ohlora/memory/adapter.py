@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn import Module
 from transformers import PreTrainedModel
 
 from ohlora.artifacts import ArtifactError, Manifest, verify, write_manifest
 from ohlora.memory.encoder import Encoder, encoder_settings, load_network, load_tokenizer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 LORA_WEIGHTS = "adapter_model.safetensors"
 LORA_CONFIG = "adapter_config.json"
@@ -27,6 +29,8 @@ FULL_WEIGHTS = "model.safetensors"
 
 def add_lora(model: PreTrainedModel, rank: int) -> PeftModel:
     """Wrap every linear layer; only the low-rank parts train."""
+    from peft import LoraConfig, get_peft_model  # takes seconds, and who only embeds needs none of it
+
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
     return get_peft_model(model, config)
 
@@ -43,6 +47,8 @@ def save_adapter(
         settings: what `Encoder` needs beyond the base's settings, and figures worth keeping.
         provenance: data hash, profile, licence.
     """
+    from peft import PeftModel
+
     out.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PeftModel):
         model.save_pretrained(str(out))
@@ -129,6 +135,8 @@ def _fold(model: PreTrainedModel, adapter: Path, manifest: Manifest) -> PreTrain
         if manifest.settings["type"] == "full":
             model.load_state_dict(load_file(adapter / FULL_WEIGHTS))
             return model
+        from peft import PeftModel
+
         wrapped = PeftModel.from_pretrained(model, str(adapter), use_safetensors=True)
         merged: PreTrainedModel = wrapped.merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError) as error:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ohlora.artifacts import ArtifactError
 from ohlora.attributes import FaceClass
-from ohlora.corpus import Portraits, faces
+from ohlora.corpus import Portraits, faces, photos
 from ohlora.corpus.faces import FoundFace, Framing, MtcnnDetector, similarity
 from ohlora.corpus.photos import framing_of
 from ohlora.corpus.portraits import read_table
@@ -105,7 +105,10 @@ def test_odd_sizes_are_no_faces(detector: MtcnnDetector, size: tuple[int, int]) 
     assert detector(np.full((*size, 3), 127, np.uint8)) == []
 
 
-def test_the_framing_of_the_sample_is_that_of_its_masks(detector: MtcnnDetector, frontal: Portraits) -> None:
+def test_the_framing_of_the_sample_is_that_of_its_masks(
+    detector: MtcnnDetector, frontal: Portraits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photos, "FRAMED_BY", 12)
     framing = framing_of(read_table(SAMPLE), detector)
     middles = []
     for mask in frontal.masks:
