@@ -55,13 +55,13 @@ def _test(
     from ohlora.evaluation.evidence import Plan, gather
     from ohlora.evaluation.face_stage import examine_face
     from ohlora.evaluation.generation_report import MARKDOWN, write
-    from ohlora.gan.face import Face
+    from ohlora.gan import load_face
     from ohlora.registry import Registry
 
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     folder = model or Registry(config, root).fetch("face", "champion")
-    face = Face.load(folder, config.runtime.device)
+    face = load_face(folder, config.runtime.device)
     found = gather(_inputs(root, ellipse), config)
     plan = Plan.of(config.face_test, quick)
     if latents is not None:

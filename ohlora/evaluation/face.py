@@ -35,8 +35,8 @@ from ohlora.evaluation.generation_test import Result
 from ohlora.evaluation.original_test import correlation
 from ohlora.evaluation.units import EXPRESSION_RANGE
 from ohlora.evaluation.witness import Artist, Reader, draw
+from ohlora.gan import load_face
 from ohlora.gan.data import held_out
-from ohlora.gan.face import Face
 from ohlora.gan.networks import NUISANCE_NAMES
 
 PARTS = (distances, evidence, generation_test, inception, original_test, steadiness, units, witness)
@@ -52,7 +52,7 @@ def score(model_folder: Path, inputs: dict[str, Path], config: Config) -> dict[s
     """Score a face model.
 
     Args:
-        model_folder: of kind `face`.
+        model_folder: of any kind that `load_face` reads.
         inputs: `corpus` and `judge`; `filters` and `parser` where they are at hand.
         config: settings.
 
@@ -72,7 +72,7 @@ def score(model_folder: Path, inputs: dict[str, Path], config: Config) -> dict[s
     """
     torch.set_num_threads(config.runtime.threads or torch.get_num_threads())
     found = gather(inputs, config)
-    face = Face.load(model_folder, config.runtime.device)
+    face = load_face(model_folder, config.runtime.device)
     plan = replace(Plan.of(config.face_test, quick=True), original_latents=0)
     result = generation_test.generation_test(face, found, plan, silently)
     return figures(face, found.read, result, found.portraits)

@@ -24,8 +24,10 @@ from ohlora.evaluation.generation_test import References, generation_test, look_
 from ohlora.evaluation.original_test import Progress, original_test
 from ohlora.evaluation.steadiness import MOVING
 from ohlora.evaluation.witness import Artist
-from ohlora.gan.face import KIND, Face
+from ohlora.gan import load_face
+from ohlora.gan.face import KIND
 from ohlora.gan.pictures import save_grid
+from ohlora.gan.variant_face import KIND as VARIANT
 from ohlora.stage import Journal, Report
 
 BEST = "best.json"
@@ -64,7 +66,7 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     pictures: dict[str, str] = {}
     strips = []
     for name, folder in folders.items():
-        face = Face.load(folder, config.runtime.device)
+        face = load_face(folder, config.runtime.device)
         examination = examine_face(name, face, found, plan, journal.progress, references)
         drawn = write(examination, face, out / name)
         pictures |= {f"{name}: {title}": f"{name}/{path}" for title, path in drawn.items()}
@@ -79,6 +81,7 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     verdict = {
         "candidate": best,
         "folder": folders[best].as_posix(),
+        "kind": read_manifest(folders[best]).kind,
         "sha256": read_manifest(folders[best]).digest,
         "primary": rule.primary,
         "value": tested[best].get(rule.primary),
@@ -98,7 +101,7 @@ def candidates(inputs: Mapping[str, Path]) -> dict[str, Path]:
     found = {OURS: inputs["face"]}
     if "variants" in inputs:
         for manifest in sorted(inputs["variants"].glob(f"*/{MANIFEST}")):
-            if read_manifest(manifest.parent).kind == KIND:
+            if read_manifest(manifest.parent).kind in (KIND, VARIANT):
                 found[manifest.parent.name] = manifest.parent
     return found
 

@@ -203,7 +203,8 @@ def _metrics(result: Result, evidence: Evidence) -> dict[str, float]:
     figures |= _steadiness(result)
     figures |= _shares(result, evidence)
     figures |= _distances(result)
-    return figures | {f"judge_{name}_correlation": r for name, r in result.references.judge.items()}
+    figures |= {f"judge_{name}_correlation": r for name, r in result.references.judge.items()}
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def obedience(latents: Sequence[Latent]) -> dict[str, float]:
@@ -253,7 +254,7 @@ def _steadiness(result: Result) -> dict[str, float]:
         "outside_change_pose": _mean([latent.outside.pose for latent in latents]),
         "outside_change_pose_renders": renders.outside.pose,
     }
-    return {name: value for name, value in figures.items() if math.isfinite(value)}
+    return figures
 
 
 def _shares(result: Result, evidence: Evidence) -> dict[str, float]:

@@ -133,7 +133,7 @@ def test_a_batch_shows_the_persona_as_often_as_asked(data: TrainingSet) -> None:
 def test_mirror_images_turn_the_other_way_and_are_other_people(
     data: TrainingSet, portraits: Portraits
 ) -> None:
-    images, _ = data.at(64)
+    images, _, _ = data.at(64)
     found = 0
     for step in range(10):
         batch = data.batch(step, 8, 64, seed=0, swap=0)
