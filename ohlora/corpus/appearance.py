@@ -23,7 +23,9 @@ def waves(points: Floats, frequency: float, rng: np.random.Generator) -> Floats:
     """Smooth noise of about unit size: a sum of ten random plane waves, [n]."""
     total = np.zeros(len(points))
     for _ in range(10):
-        total += np.sin(points @ rng.normal(0, frequency, 3) + rng.uniform(0, 2 * np.pi))
+        phase = points @ rng.normal(0, frequency, 3)
+        phase += rng.uniform(0, 2 * np.pi)
+        total += np.sin(phase, out=phase)
     return total / 3.2
 
 

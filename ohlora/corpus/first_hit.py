@@ -102,8 +102,13 @@ def _filled(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     unlabelled = labels == UNLABELLED
     if not unlabelled.any():
         return labels
-    nearest = distance_transform_edt(unlabelled, return_distances=False, return_indices=True)
-    return labels[nearest[0], nearest[1]]
+    # What is around them and one pixel more is enough: that rim is nearer than all beyond it.
+    around = tuple(slice(max(0, at.min() - 1), at.max() + 2) for at in np.nonzero(unlabelled))
+    part = labels[around]
+    nearest = distance_transform_edt(unlabelled[around], return_distances=False, return_indices=True)
+    filled = labels.copy()
+    filled[around] = part[nearest[0], nearest[1]]
+    return filled
 
 
 def _vote(labels: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:

@@ -27,7 +27,7 @@ def tiny_config(*overrides: str) -> Config:
             "labeling.encoder_depth=3",
             "labeling.decoder_channels=[24, 16]",
             "labeling.batch_size=4",
-            "labeling.steps=50",
+            "labeling.steps=120",
             "labeling.learning_rate=0.01",
             "runtime.device=cpu",
             *overrides,
