@@ -74,7 +74,7 @@ def _test(
     examination = examine_face(name, face, found, plan, progress)
     write(examination, face, out)
     page = (out / MARKDOWN).read_text(encoding="utf-8")
-    return f"{page.split('## Notes')[0].rstrip()}\n\nwrote {out / MARKDOWN} with tables, plots and grids"
+    return f"{page.split('## z units')[0].rstrip()}\n\nwrote {out / MARKDOWN} with tables, plots and grids"
 
 
 def _inputs(root: Path, ellipse: bool) -> dict[str, Path]:

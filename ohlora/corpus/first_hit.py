@@ -91,7 +91,7 @@ def _directions(scene: Scene, side: int) -> NDArray[np.float32]:
 
 
 def _mean(values: NDArray[np.float32], resolution: int) -> NDArray[np.float32]:
-    """Over the rays of each pixel, [h, h, channels]; one value or row of channels per ray is given."""
+    """Mean over the rays of each pixel, [h, h, channels], of [rays] or [rays, channels]."""
     rays = values.reshape(resolution, RAYS, resolution, RAYS, -1)
     total = reduce(np.add, [rays[:, row, :, column] for row in range(RAYS) for column in range(RAYS)])
     return np.ascontiguousarray(total / RAYS**2)

@@ -152,6 +152,7 @@ def markdown(examination: Examination) -> str:
         )
     if original is not None:
         lines += ["", "## The original's test", "", *_original(original)]
+    lines += ["", "## z units", "", *_units(examination.result)]
     lines += ["", "## Notes", "", *(f"- {note}" for note in (*NOTES, *examination.notes)), ""]
     lines += [f"![{title}]({name})\n" for title, name in PICTURES.items()]
     return "\n".join(lines) + "\n"
@@ -169,6 +170,19 @@ def _rows_of_attributes(metrics: Mapping[str, float]) -> list[str]:
         ]
         judge = metrics.get(f"judge_{name}_correlation", math.nan)
         lines.append(f"| {name} | {' | '.join(cells)} | {judge:.3f} |")
+    return lines
+
+
+def _units(result: Result) -> list[str]:
+    lines = [
+        "z = (raw - mean) / deviation of the training people's labels.",
+        "",
+        "| Attribute | Mean | Deviation | Our requests from | to |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for cells in result.units.table():
+        name, *figures = cells.values()
+        lines.append(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
     return lines
 
 

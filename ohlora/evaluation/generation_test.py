@@ -240,7 +240,7 @@ def _steadiness(result: Result) -> dict[str, float]:
     latents, renders = result.latents, result.references
     each = np.array([latent.within for latent in latents])
     apart = between([latent.moments.embeddings for latent in latents])
-    figures = {
+    return {
         "identity_within": float(each.mean()),
         "identity_between": apart,
         "identity_margin": float(each.mean()) - apart,
@@ -254,7 +254,6 @@ def _steadiness(result: Result) -> dict[str, float]:
         "outside_change_pose": _mean([latent.outside.pose for latent in latents]),
         "outside_change_pose_renders": renders.outside.pose,
     }
-    return figures
 
 
 def _shares(result: Result, evidence: Evidence) -> dict[str, float]:

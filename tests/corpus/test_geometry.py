@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ohlora.corpus.geometry import clip_triangles, load_head, subdivide, turn_head, vertex_normals
+from ohlora.corpus.geometry import (
+    clip_triangles,
+    load_head,
+    normalized,
+    subdivide,
+    turn_head,
+    vertex_normals,
+)
 
 CUBE = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
 CUBE_QUADS = np.array([[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]])
@@ -51,3 +58,11 @@ def test_a_positive_yaw_turns_the_nose_to_the_right_of_the_image() -> None:
     assert turn_head(nose, height, centre, yaw=20, pitch=0, roll=0)[0, 0] > 0.3
     assert turn_head(nose, height, centre, yaw=0, pitch=10, roll=0)[0, 1] > 7.0
     assert np.allclose(turn_head(nose, height, centre, yaw=0, pitch=0, roll=0), nose)
+
+
+def test_unit_vectors_are_as_numpy_has_them_to_the_last_bit() -> None:
+    """Portraits of the same parameters stay the same bytes."""
+    vectors = np.random.default_rng(0).normal(0, 1, (500, 4, 3))
+    expected = vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-12)
+    assert normalized(vectors).tobytes() == expected.tobytes()
+    assert not normalized(np.zeros((2, 3))).any()

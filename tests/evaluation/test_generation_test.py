@@ -182,4 +182,5 @@ def test_the_report_has_everything_and_parses(tmp_path: Path) -> None:
     page = (tmp_path / MARKDOWN).read_text()
     assert "3 of 3 latents pass (100.0%)" in page
     assert "- a note" in page
+    assert "| pose | -" in page.split("## z units")[1] or "| pose | 0" in page.split("## z units")[1]
     assert "| identity_ratio | 1 |" in page
