@@ -38,19 +38,19 @@ def test_training_learns_people_it_never_saw(trained: Trained, corpus: Path) -> 
 
 
 def test_the_report_shows_pictures_and_curves(trained: Trained) -> None:
-    folder, report, _ = trained
+    folder, report, config = trained
     assert report.pictures
     for picture in report.pictures.values():
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert points[-1]["step"] == 50
+    assert points[-1]["step"] == config.labeling.steps
     assert points[-1]["cross_entropy"] < points[0]["cross_entropy"]
 
 
 def test_the_model_folder_says_where_it_came_from(trained: Trained) -> None:
     manifest = verify(trained.folder, "labeler")
     assert set(manifest.files) == {WEIGHTS}
-    assert manifest.provenance["steps"] == 50
+    assert manifest.provenance["steps"] == trained.config.labeling.steps
     assert manifest.provenance["portraits"] == 16
     assert manifest.provenance["identities"] == 8
     assert len(manifest.provenance["corpus"]) == 64

@@ -60,7 +60,9 @@ def test_a_checkpoint_that_does_not_fit_is_left_alone(examples: Examples, tmp_pa
 def test_a_continued_parser_starts_where_the_other_ended(
     trained: Trained, corpus: Path, examples: Examples, tmp_path: Path
 ) -> None:
-    config = tiny_config(f"labeling.start={trained.folder}", "labeling.steps=2")
+    config = tiny_config(
+        f"labeling.start={trained.folder}", "labeling.steps=2", "labeling.continued_speed=0.01"
+    )
     report = train(config, {"corpus": corpus}, {"output": tmp_path}, Journal(tmp_path))
     assert any("Continued from" in note for note in report.notes)
     assert report.metrics["mean_iou"] > trained.report.metrics["mean_iou"] - 0.05
