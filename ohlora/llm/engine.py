@@ -40,7 +40,7 @@ class TurnRequest:
     prompt: str  # of `render_prompt`; names of special tokens in it are read as text
     card: Card  # whose labels and memory keys the turn may use
     seed: int  # the same seed, weights, engine and prompt give the same turn
-    config: GenerationConfig = GenerationConfig()
+    config: GenerationConfig
 
 
 class Voice:
