@@ -165,7 +165,7 @@ def test_a_stream_is_refused_like_chat(engine: Engine) -> None:
 
 
 class Talker:
-    """A companion that says a word at a time, waits for leave in between, and knows whether it was stopped."""
+    """A companion that says a word at a time, waits in between, and knows whether it was stopped."""
 
     def __init__(self, failing: bool = False) -> None:
         self.failing = failing
