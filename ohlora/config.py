@@ -424,6 +424,7 @@ class Config(Section):
 
     profile: str = "default"
     state: str = Field(".ohlora", description="folder of servers, registry and bentos, relative to the repo")
+    jobs: int = Field(2, ge=1, description="stages of the pipeline that run at a time, sharing the cores")
     runtime: RuntimeConfig = RuntimeConfig()
     tracking: TrackingConfig = TrackingConfig()
     corpus: CorpusConfig = CorpusConfig()
