@@ -24,7 +24,7 @@ def pipeline(options: RunOptions = RunOptions()) -> None:
         judge = run("judge", after=[corpus])
         face = run("face", after=[corpus, labels, properties])
         variants = run("variants", after=[corpus, labels, properties, filters])
-        run("face_test", after=[corpus, parser, filters, judge, face, variants])
+        face_test = run("face_test", after=[corpus, parser, filters, judge, face, variants])
 
         base_llm = run("base_llm")
         dialogues = run("dialogues")
@@ -33,7 +33,7 @@ def pipeline(options: RunOptions = RunOptions()) -> None:
         base_encoder = run("base_encoder")
         memory = run("memory", after=[base_encoder])
 
-        run("package", after=[parser, judge, face, voice, memory])
+        run("package", after=[parser, judge, face_test, voice, memory])
 
 
 def main(arguments: list[str] | None = None) -> int:

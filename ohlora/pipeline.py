@@ -241,6 +241,8 @@ STAGES: dict[str, Stage] = {
                 "parser": "artifacts/parser",
                 "filters": "artifacts/filters",
                 "face": "artifacts/face",
+                "variants": "artifacts/variants",
+                "face_test": "artifacts/face_test",
                 "base_llm": "artifacts/base_llm",
                 "dialogues": "artifacts/dialogues",
                 "voice": "artifacts/voice",
