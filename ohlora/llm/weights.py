@@ -149,6 +149,30 @@ def take_adapter(network: Any, folder: Path, base: Manifest, alpha: int) -> Mani
     return manifest
 
 
+def load_trainable(base: Path, adapter: Path, manifest: Manifest, dtype: torch.dtype) -> Any:
+    """A base with a trained adapter on it that can be trained on; not folded in.
+
+    Args:
+        base: verified folder of the base.
+        adapter: verified folder of the adapter.
+        manifest: of the adapter.
+        dtype: in which a frozen base is held; the adapter, or a network that is trained in whole, is float32.
+
+    Raises:
+        ArtifactError: the weights do not load or do not fit.
+    """
+    from peft import PeftModel
+
+    if manifest.settings["type"] == "full":
+        return load_network(adapter, torch.float32)
+    try:
+        return PeftModel.from_pretrained(
+            load_network(base, dtype), adapter, is_trainable=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{adapter} does not fit its base: {error}") from error
+
+
 def save_voice(
     network: Any,
     tokenizer: PreTrainedTokenizerFast,
