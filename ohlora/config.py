@@ -368,7 +368,7 @@ class VoiceConfig(Section):
     learning_rate: Rate = 1e-3
     epochs: float = Field(0.04, gt=0, description="passes over the train rows; below 1 a part of them")
     batch_size: Positive = 8
-    max_length: Positive = Field(256, description="most tokens of prompt and answer; what is cut is reported")
+    max_length: Positive = Field(320, description="most tokens of prompt and answer; what is cut is reported")
     tag_weight: float = Field(
         2.0, gt=0, description="weight of the tokens of memories and expression in the loss; a word's is 1"
     )
