@@ -29,11 +29,12 @@ def pipeline(options: RunOptions = RunOptions()) -> None:
         base_llm = run("base_llm")
         dialogues = run("dialogues")
         voice = run("voice", after=[base_llm, dialogues])
+        preference = run("preference", after=[base_llm, dialogues, voice])
 
         base_encoder = run("base_encoder")
         memory = run("memory", after=[base_encoder])
 
-        run("package", after=[parser, judge, face_test, voice, memory])
+        run("package", after=[parser, judge, face_test, preference, memory])
 
 
 def main(arguments: list[str] | None = None) -> int:

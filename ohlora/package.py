@@ -27,7 +27,7 @@ from ohlora.stage import REPORT, Journal, Report
 
 PRODUCT = "product.json"
 SERVED = ("face", "voice", "memory")  # the labeler labels; it is not served
-CANDIDATES = {"labeler": "parser", "face": "face", "voice": "voice", "memory": "memory"}
+CANDIDATES = {"labeler": "parser", "face": "face", "voice": "preference", "memory": "memory"}
 _BASES = {"voice": "base_llm", "memory": "base_encoder"}
 _KEPT = 3
 _FORMAT = 1

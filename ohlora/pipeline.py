@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from ohlora.artifacts import MANIFEST, ArtifactError, read_manifest, sha256_file
-from ohlora.config import Config, FiltersConfig, LabelingConfig, load_config
+from ohlora.config import Config, FiltersConfig, LabelingConfig, VoiceConfig, load_config
 from ohlora.crew import Crew, Ticket
 from ohlora.errors import UserError
 from ohlora.lifeline import die_with_parent
@@ -201,11 +201,33 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="voice",
             entry="ohlora.llm.sft:train",
-            inputs={"base": "artifacts/base_llm", "dialogues": "artifacts/dialogues"},
+            inputs={
+                "base": "artifacts/base_llm",
+                "dialogues": "artifacts/dialogues",
+                "start": "data/starters/voice",
+            },
             output="artifacts/voice",
             model="voice",
-            params=("voice", "runtime"),
-            code=("ohlora/llm",),
+            params=(*(f"voice.{key}" for key in VoiceConfig.model_fields if key != "candidates"), "runtime"),
+            code=tuple(
+                f"ohlora/llm/{name}.py" for name in ("likelihood", "precision", "sft", "training", "weights")
+            ),
+        ),
+        Stage(
+            name="preference",
+            entry="ohlora.llm.kto:train",
+            inputs={
+                "base": "artifacts/base_llm",
+                "dialogues": "artifacts/dialogues",
+                "voice": "artifacts/voice",
+            },
+            output="artifacts/preference",
+            model="voice",
+            params=("preference", "voice.max_length", "voice.evaluate_rows", "runtime"),
+            code=tuple(
+                f"ohlora/llm/{name}.py"
+                for name in ("kto", "likelihood", "precision", "training", "undesirable", "weights")
+            ),
         ),
         Stage(
             name="base_encoder",
@@ -245,7 +267,7 @@ STAGES: dict[str, Stage] = {
                 "face_test": "artifacts/face_test",
                 "base_llm": "artifacts/base_llm",
                 "dialogues": "artifacts/dialogues",
-                "voice": "artifacts/voice",
+                "preference": "artifacts/preference",
                 "base_encoder": "artifacts/base_encoder",
                 "memory": "artifacts/memory",
                 "starters": "data/starters",

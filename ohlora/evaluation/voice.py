@@ -15,7 +15,7 @@ from ohlora.llm.likelihood import bits_per_character, encode, read_rows
 from ohlora.llm.precision import uses_bfloat16
 from ohlora.persona.card import Card, load_card
 from ohlora.persona.dialogues import CARD_FILE
-from ohlora.persona.prompt import EmptyReply, parse_completion
+from ohlora.persona.prompt import EmptyReply, TurnError, parse_completion, parse_turn
 
 REPLIES = 12
 """Prompts that are answered; few, because the gate waits for them."""
@@ -49,7 +49,7 @@ def reply_metrics(completions: Sequence[str], card: Card) -> dict[str, float]:
 
     Returns:
         `empty_rate`: nothing to say is left after parsing;
-        `format_rate`: begins with the tag of a known expression;
+        `format_rate`: is exactly a turn of the format;
         `repetition_rate`: the speech loops;
         `hangul_rate`: of the letters of all speech, how many are Hangul;
         `reply_characters`: mean length of what is said.
@@ -64,17 +64,20 @@ def reply_metrics(completions: Sequence[str], card: Card) -> dict[str, float]:
     count = len(completions)
     return {
         "empty_rate": empty / count,
-        "format_rate": sum(has_expression_tag(c, card) for c in completions) / count,
+        "format_rate": sum(is_turn(c, card) for c in completions) / count,
         "repetition_rate": sum(map(loops, speech)) / count,
         "hangul_rate": sum("가" <= c <= "힣" or "ㄱ" <= c <= "ㅣ" for c in letters) / max(1, len(letters)),
         "reply_characters": sum(map(len, speech)) / max(1, len(speech)),
     }
 
 
-def has_expression_tag(completion: str, card: Card) -> bool:
-    """Whether a raw completion begins with `(label)` of one of the card's expressions."""
-    match = re.match(r"\s*\(([^()]*)\)", completion)
-    return match is not None and match.group(1).strip() in {e.label for e in card.expressions.values()}
+def is_turn(completion: str, card: Card) -> bool:
+    """Whether the strict parser takes a raw completion."""
+    try:
+        parse_turn(completion, card)
+    except TurnError:
+        return False
+    return True
 
 
 def loops(text: str) -> bool:
