@@ -55,7 +55,7 @@ def torchao_int8(model: Any) -> Network:
 
 
 def ctranslate2_figures(model: Any, tokenizer: Any, prompt: torch.Tensor, tokens: int) -> dict[str, Any]:
-    """Speed of CTranslate2's own loop: it takes no mask of allowed tokens, so it cannot be held to the format."""
+    """Speed of CTranslate2's own loop, which takes no mask of allowed tokens: no format can be enforced."""
     import ctranslate2
 
     with tempfile.TemporaryDirectory() as folder:
