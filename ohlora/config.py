@@ -405,8 +405,8 @@ class GenerationConfig(Section):
     engine: Literal["auto", "transformers", "openvino"] = Field(
         "auto", description="what computes; auto is openvino (int8 weights) for Gemma 3 on a CPU"
     )
-    max_new_tokens: int = Field(
-        128, ge=48, description="of a whole turn; speech ends early enough for the rest of it"
+    max_new_tokens: Positive = Field(
+        128, description="of a whole turn; speech ends early enough for the rest of it"
     )
     max_prompt_tokens: Positive = Field(
         256, description="the oldest turns, then the last memories are left out of a longer prompt"

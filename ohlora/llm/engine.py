@@ -104,6 +104,14 @@ class Voice:
         """Most tokens of a prompt that leave room for a whole answer."""
         return max(1, min(config.max_prompt_tokens, self.context - self._budget(config)))
 
+    def prepare(self, card: Card, config: GenerationConfig) -> None:
+        """Build what the first turn of a card would have to wait for.
+
+        Raises:
+            ConstraintError: the tokenizer or `max_new_tokens` does not allow a turn.
+        """
+        TurnState(self.automaton(card), self._budget(config))
+
     def stream(self, turn: TurnRequest) -> Iterator[Event]:
         """Answer one prompt: `Speech` (one or more), `MemoryWritten`, `ExpressionChosen`, `Finished`.
 

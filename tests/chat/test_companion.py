@@ -283,6 +283,8 @@ def test_corrupt_weights_are_named(tiny_product: Path, tmp_path: Path, model: st
         ({"max_message_chars": 0}, "max_message_chars"),
         ({"memory": {"top_k": 0}}, "top_k"),
         ({"generation": {"temperature": 9}}, "temperature"),
+        ({"generation": {"max_new_tokens": 9}}, "max_new_tokens is 9; a turn needs at least"),
+        ({"generation": {"engine": "openvino"}}, "runs gemma3_text on a CPU, not gpt_neox"),
     ],
 )
 def test_a_bad_product_file_is_explained(

@@ -17,8 +17,8 @@ from ohlora.persona.prompt import parse_turn
 
 CARD = load_card(Path(__file__).parents[2] / "data" / "persona" / "ohlora.yaml")
 
-HOT = GenerationConfig(max_new_tokens=40, temperature=2.0, top_p=1.0, repetition_penalty=1.0)
-GREEDY = GenerationConfig(max_new_tokens=40, temperature=0.0, repetition_penalty=1.0, no_repeat_ngram=0)
+HOT = GenerationConfig(max_new_tokens=48, temperature=2.0, top_p=1.0, repetition_penalty=1.0)
+GREEDY = GenerationConfig(max_new_tokens=48, temperature=0.0, repetition_penalty=1.0, no_repeat_ngram=0)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_tags_and_controls_of_the_prompt_are_text(voice: Voice) -> None:
 
 def test_greedy_needs_no_randomness_and_agrees_with_transformers(voice: Voice) -> None:
     ids = torch.tensor([voice.tokenizer("안녕")["input_ids"]])
-    reference = voice.model.generate(ids, max_new_tokens=40, do_sample=False)[0, ids.shape[1] :].tolist()
+    reference = voice.model.generate(ids, max_new_tokens=48, do_sample=False)[0, ids.shape[1] :].tolist()
     ours = list(voice._tokens("안녕", torch.Generator(), GREEDY))
     assert ours == [t for t in reference if t != voice.tokenizer.eos_token_id]
 
