@@ -69,7 +69,6 @@ def encode(
     return examples
 
 
-@torch.no_grad()
 def bits_per_character(
     model: PreTrainedModel, examples: Sequence[Example], batch_size: int = 16, mixed: bool = False
 ) -> float:
@@ -81,23 +80,34 @@ def bits_per_character(
         batch_size: examples of similar length are batched together.
         mixed: compute in bfloat16 where autocast does.
     """
+    return sum(bits_of_each(model, examples, batch_size, mixed)) / sum(e.characters for e in examples)
+
+
+@torch.no_grad()
+def bits_of_each(
+    model: PreTrainedModel, examples: Sequence[Example], batch_size: int = 16, mixed: bool = False
+) -> list[float]:
+    """Bits of each completion, as in `bits_per_character`, in the order of the examples."""
     was_training, device = model.training, model.device
     model.eval()
-    total = 0.0
-    ordered = sorted(examples, key=lambda e: len(e.input_ids))
+    bits = [0.0] * len(examples)
+    ordered = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
     for start in range(0, len(ordered), batch_size):
-        batch = ordered[start : start + batch_size]
+        chosen = ordered[start : start + batch_size]
+        batch = [examples[i] for i in chosen]
         width = max(len(e.input_ids) for e in batch)
         # padded on the right: causal attention never looks there, and labels skip it
         ids = torch.tensor([e.input_ids + [0] * (width - len(e.input_ids)) for e in batch], device=device)
         labels = torch.tensor([e.labels + [IGNORED] * (width - len(e.labels)) for e in batch], device=device)
         with torch.autocast(device.type, dtype=torch.bfloat16) if mixed else nullcontext():
             logits = model(input_ids=ids).logits
-        total += torch.nn.functional.cross_entropy(
+        losses = torch.nn.functional.cross_entropy(
             logits[:, :-1].float().flatten(0, 1),
             labels[:, 1:].flatten(),
             ignore_index=IGNORED,
-            reduction="sum",
-        ).item()
+            reduction="none",
+        )
+        for i, loss in zip(chosen, losses.view(len(batch), -1).double().sum(1).tolist(), strict=True):
+            bits[i] = loss / math.log(2)
     model.train(was_training)
-    return total / math.log(2) / sum(e.characters for e in examples)
+    return bits
