@@ -64,7 +64,7 @@ def read_replies(path: Path, card: Card, column: str | None = None) -> list[Row]
         RepliesError: the file is missing, is not UTF-8, has no such column or no rows.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise RepliesError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -92,7 +92,7 @@ def examine(
     rows = spread(read_rows(inputs["dialogues"], "test"), plan.held_out)
     questions = asks(probes, card, plan, on)
     own: list[Ask] = []
-    if not plan.held_out:  # the full form answers the messages of the test split as well
+    if plan.own_replies:
         own = [Ask("held_out", Probe(id=row["id"], user=row["user"]), row["prompt"]) for row in rows]
     said = answer(voice, [*questions, *own], config.generation, plan.seed, progress)
     judged = [judge(a, s, card, probes, on) for a, s in zip([*questions, *own], said, strict=True)]

@@ -70,6 +70,7 @@ class Plan:
     counts: Mapping[str, int] = field(default_factory=dict)
     samples: Mapping[str, int] = field(default_factory=dict)
     held_out: int = 0  # rows of the test split, for the expression and for bits per character
+    own_replies: bool = False  # answers the messages of the test split as well
     seed: int = 0
 
     @classmethod
@@ -78,6 +79,7 @@ class Plan:
         if not quick:
             return cls(
                 samples={"facts": settings.fact_samples, "variety": settings.variety_samples},
+                own_replies=True,
                 seed=settings.seed,
             )
         counts = {
