@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -320,6 +321,19 @@ class PersonaConfig(Section):
     dialogues: str = Field("data/persona/dialogues.jsonl", description="dialogue rows")
     limit: int = Field(0, ge=0, description="take only N training rows; 0 takes all")
     history: Fraction = Field(0.25, description="share of training rows that get an unrelated earlier turn")
+    today: date | Literal["auto"] = Field(
+        "auto", description="the day of the rows, for age and school year: a date, or auto for today's"
+    )
+    other_dates: Fraction = Field(0.3, description="share of training rows that are said on a later day")
+    years_ahead: float = Field(5.0, ge=0, le=50, description="how much later at most; 0 for one day for all")
+    date_copies: Positive = Field(
+        3, description="on how many days a training row that says age or school year is said"
+    )
+
+    @property
+    def day(self) -> date:
+        """The day of the rows."""
+        return date.today() if self.today == "auto" else self.today
 
 
 class ScratchLLMConfig(Section):

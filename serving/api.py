@@ -13,6 +13,7 @@ import io
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -274,7 +275,7 @@ def _routes(engine: Callable[[], Engine]) -> APIRouter:
             card = companion.card
             return {
                 "name": card.name,
-                "profile": f"{card.age}살 · {card.mbti} · {card.major}",
+                "profile": f"{card.age(date.today())}살 · {card.mbti} · {card.occupation}",
                 "text": companion.greeting,
                 "expression": _expression(companion, card.idle_expression, companion.idle_expression),
                 "max_message_chars": companion.max_message_chars,

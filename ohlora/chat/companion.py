@@ -32,7 +32,7 @@ from ohlora.persona import (
     Card,
     CardError,
     EmptyReply,
-    ParsedReply,
+    ParsedTurn,
     expression_of,
     load_card,
     parse_completion,
@@ -173,13 +173,12 @@ class Companion:
             reply = parsed or self._speechless()
             written = self._remember(session, reply, [text, *(said for said, _ in history)])
             self.store.add_turn(session, text, reply.text, reply.expression_name)
-        expression = expression_of(reply.expression_name, self.card)
         with _timed(seconds, "face"):
-            image = self.face(expression)
+            image = self.face(reply.expression)
         return Turn(
             text=reply.text,
             expression_name=reply.expression_name,
-            expression=expression,
+            expression=reply.expression,
             memories_used=memories,
             memories_written=written,
             image=image,
@@ -213,7 +212,7 @@ class Companion:
         settings = self.product.memory
         return [r.text for r in self.store.recall(session, embedding, settings.top_k, self.threshold)]
 
-    def _reply(self, prompt: str, seed: int) -> ParsedReply | None:
+    def _reply(self, prompt: str, seed: int) -> ParsedTurn | None:
         """The first usable of a few completions, each with its own seed; None when there is none."""
         for attempt in range(ATTEMPTS):
             generator = torch.Generator().manual_seed((seed + attempt) % 2**63)
@@ -224,7 +223,7 @@ class Companion:
                 continue
         return None
 
-    def _remember(self, session: str, reply: ParsedReply, said: list[str]) -> list[str]:
+    def _remember(self, session: str, reply: ParsedTurn, said: list[str]) -> list[str]:
         """Keep what the voice noted and the person really said."""
         own_words = self.product.memory.own_words
         return [
@@ -233,10 +232,10 @@ class Companion:
             if is_grounded(memory, said, own_words)
         ]
 
-    def _speechless(self) -> ParsedReply:
+    def _speechless(self) -> ParsedTurn:
         known = SPEECHLESS_EXPRESSION in self.card.expressions
-        expression = SPEECHLESS_EXPRESSION if known else self.card.idle_expression
-        return ParsedReply(expression, SPEECHLESS, [])
+        name = SPEECHLESS_EXPRESSION if known else self.card.idle_expression
+        return ParsedTurn(SPEECHLESS, [], name, expression_of(name, self.card))
 
 
 @contextmanager

@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import minimum_filter
 
 from ohlora.artifacts import sha256_file
-from ohlora.attributes import ATTRIBUTE_NAMES
+from ohlora.attributes import ATTRIBUTE_NAMES, FaceClass
 from ohlora.errors import UserError
 
 MANIFEST = "portraits.json"
@@ -36,6 +37,7 @@ TRAIT_NAMES: tuple[str, ...] = ("age", "glasses", "earrings")  # years; 1 worn, 
 TRUTH_NAMES: tuple[str, ...] = (*ATTRIBUTE_NAMES, "pitch", "roll", "smile", *TRAIT_NAMES, *DEFECT_NAMES)
 PERSONA_IDENTITY = 0
 MASKLESS_VARIANTS = ("generated", "photo")  # their masks say background everywhere, for want of better
+LEAST_BACKGROUND = 0.01  # of the upper half; a deviation over fewer pixels is one of strands of hair
 
 SCHEMA = pa.schema(
     [
@@ -111,15 +113,20 @@ class Portraits:
             raise CorpusError(
                 f"{folder}: a picture does not decode: {error}; run: ohlora stage corpus"
             ) from error
+        variant = np.array(table["variant"].to_pylist(), np.str_)
+        truth = {name: table[name].to_numpy().astype(np.float32) for name in TRUTH_NAMES}
+        hidden = ~shows_background(masks) & ~np.isin(variant, MASKLESS_VARIANTS)
+        for name in ("background_mean", "background_std"):
+            truth[name] = np.where(hidden, np.float32(np.nan), truth[name])
         return cls(
             images=images,
             masks=masks,
-            truth={name: table[name].to_numpy().astype(np.float32) for name in TRUTH_NAMES},
+            truth=truth,
             identity=table["identity"].to_numpy(),
             split=np.array(table["split"].to_pylist()),
             sets=table["set"].to_numpy(),
             swept=np.array(table["swept"].to_pylist(), np.str_),
-            variant=np.array(table["variant"].to_pylist(), np.str_),
+            variant=variant,
         )
 
     def select(self, which: Literal["train", "test"] | NDArray[Any]) -> Portraits:
@@ -152,6 +159,22 @@ class Portraits:
         images = np.stack([np.asarray(Image.fromarray(i).resize(size, resample)) for i in self.images])
         masks = np.stack([np.asarray(Image.fromarray(m).resize(size, nearest)) for m in self.masks])
         return replace(self, images=images, masks=masks)
+
+
+def clear_background(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels of the upper half with only background around them, bool [n, h // 2, w], of masks [n, h, w].
+
+    A pixel beside a strand of hair shows some of it.
+    """
+    behind = masks == FaceClass.BACKGROUND
+    clear: NDArray[np.bool_] = minimum_filter(behind, (1, 3, 3), mode="nearest")[:, : masks.shape[1] // 2]
+    return clear
+
+
+def shows_background(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether masks uint8 [n, h, w] show enough background to measure it, bool [n]."""
+    share: NDArray[np.bool_] = clear_background(masks).mean((1, 2)) >= LEAST_BACKGROUND
+    return share
 
 
 def encode_image(image: NDArray[np.uint8]) -> bytes:

@@ -16,7 +16,6 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.ndimage import minimum_filter
 
 from ohlora.attributes import FaceClass
 from ohlora.corpus.counterfactuals import set_number, sweepable, swept
@@ -28,6 +27,7 @@ from ohlora.corpus.portraits import (
     PERSONA_IDENTITY,
     SCHEMA,
     TRAIT_NAMES,
+    clear_background,
     decode_image,
     encode_image,
     encode_mask,
@@ -202,9 +202,7 @@ def ground_truth(
     """
     brightness = image.astype(np.float64).mean(-1)
     hair = mask == FaceClass.HAIR
-    # A pixel beside a strand of hair shows some of it: what counts as background has nothing else around it.
-    clear = minimum_filter(mask == FaceClass.BACKGROUND, 3, mode="nearest")[: len(mask) // 2]
-    behind = brightness[: len(mask) // 2][clear]
+    behind = brightness[: len(mask) // 2][clear_background(mask[None])[0]]
     rows = np.flatnonzero(hair.any(1))
     return {
         "gender": parameters.look.female,

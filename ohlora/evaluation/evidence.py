@@ -19,6 +19,7 @@ from ohlora.evaluation.units import Units
 from ohlora.evaluation.witness import Images, Reader, reader
 from ohlora.labeling import Parser
 from ohlora.labeling.filters import Filters
+from ohlora.labeling.formulas import measure
 
 FIRST_SEED = 50_000  # of the sampled people, far from the seeds a person would type
 SEEDS_APART = 100_003  # between the first people of two test seeds
@@ -26,6 +27,8 @@ SEEDS_APART = 100_003  # between the first people of two test seeds
 Filter = Callable[[Images], dict[str, NDArray[np.float32]]]
 """Pictures -> probabilities [n] of a woman (`gender`) and of a clean picture (`quality`)."""
 Features = Callable[[Images], NDArray[np.float32]]
+Surroundings = Callable[[Images], NDArray[np.float32]]
+"""Pictures -> deviation of the background's brightness [n]; NaN where too little of it is seen."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Plan:
     moments: int = 8  # of each, as herself under other expressions
     original_latents: int = 0  # of the original's test; 0 leaves it out
     seed: int = 0  # of everything
+    surroundings: bool = True  # whether the background's deviation is measured; a mask of every picture
 
     @classmethod
     def of(cls, settings: FaceTestConfig, quick: bool) -> Plan:
@@ -47,6 +51,7 @@ class Plan:
             moments=settings.moments,
             original_latents=settings.quick_original_latents if quick else settings.original_latents,
             seed=settings.seed,
+            surroundings=not quick,
         )
 
     @property
@@ -75,6 +80,7 @@ class Evidence:
     female_at_least: float = 0.7
     quality_at_least: float = 0.9
     inception: Features | None = None  # other features for the distances
+    surroundings: Surroundings | None = None
     notes: tuple[str, ...] = ()  # what a person should know of it
 
 
@@ -92,8 +98,10 @@ def gather(inputs: Mapping[str, Path], config: Config) -> Evidence:
     portraits = Portraits.load(inputs["corpus"])
     notes, inception = [], None
     masker: Masker = outside_ellipse
+    surroundings: Surroundings | None = None
     if "parser" in inputs and (inputs["parser"] / MANIFEST).is_file():
-        masker = hair_and_background(Parser.load(inputs["parser"], device).masks)
+        parser = Parser.load(inputs["parser"], device)
+        masker, surroundings = hair_and_background(parser.masks), background_deviation(parser.masks)
     else:
         notes.append("No face parser at hand: change outside the face is measured outside an ellipse.")
     probabilities: Filter | None = None
@@ -115,5 +123,15 @@ def gather(inputs: Mapping[str, Path], config: Config) -> Evidence:
         female_at_least=config.filters.gender_at_least,
         quality_at_least=config.filters.quality_at_least,
         inception=inception,
+        surroundings=surroundings,
         notes=tuple(notes),
     )
+
+
+def background_deviation(masks: Callable[[Images], NDArray[np.uint8]]) -> Surroundings:
+    """By the formula `ours` under the masks of a face parser."""
+
+    def deviation(images: Images) -> NDArray[np.float32]:
+        return measure(masks(images), images)["background_std"]
+
+    return deviation

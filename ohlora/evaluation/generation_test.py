@@ -7,6 +7,8 @@ Notable:
   units (`ohlora.evaluation.units`).
 - Identity is the judge's embedding over expressions as rendered people show them, relative to the same
   figure of renders of people whom the judge has never seen either; at her own hair and background.
+- The deviation of the background, which the judge cannot read off a picture, is measured by formula under the
+  mask of the face parser, which takes no part in training the generator either.
 - The kernel distance to held-out portraits is on the judge's features, which no training loss has used.
 """
 
@@ -24,7 +26,7 @@ from scipy.stats import qmc
 from ohlora.attributes import CONDITION_NAMES
 from ohlora.evaluation.distances import frechet_distance, kernel_distance, standardised
 from ohlora.evaluation.evidence import Evidence, Plan
-from ohlora.evaluation.original_test import Agreement, Progress, agreement, correlation
+from ohlora.evaluation.original_test import Agreement, Progress, agreement, correlation, mean_error
 from ohlora.evaluation.steadiness import (
     CHANGES,
     MOVING,
@@ -43,6 +45,7 @@ from ohlora.evaluation.witness import Artist, Sight, draw
 PASS_AT_LEAST = 0.9  # correlation of ours
 RENDERS = 240  # at most so many pictures of each kind of renders are looked at
 LEAST_FOR_DISTANCE = 16  # pictures on each side
+BACKGROUND_STD = CONDITION_NAMES.index("background_std")
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,10 @@ def examine(
     latent = None if seed is None else face.sample_latent(seed)
     key = [plan.seed, 0 if seed is None else seed]
     asked = sobol(evidence.units, plan.pictures, key)
-    seen = evidence.read(draw(face, latent, asked)).attributes
+    drawn = draw(face, latent, asked)
+    seen = evidence.read(drawn).attributes
+    if plan.surroundings and evidence.surroundings is not None:
+        seen[:, BACKGROUND_STD] = evidence.surroundings(drawn)
     hers = moments.sample(plan.moments, key)
     pictures = draw(face, latent, hers.asked, hers.nuisance)
     sight = evidence.read(pictures)
@@ -215,18 +221,21 @@ def obedience(latents: Sequence[Latent]) -> dict[str, float]:
         each = np.array([latent.z.correlation[name] for latent in latents])
         figures |= {
             f"{name}_correlation": correlation(asked[:, i], seen[:, i]),
-            f"{name}_correlation_mean": float(each.mean()),
-            f"{name}_correlation_p5": float(np.percentile(each, 5)),
-            f"{name}_correlation_p10": float(np.percentile(each, 10)),
-            f"{name}_correlation_p50": float(np.percentile(each, 50)),
-            f"{name}_mae": float(np.abs(asked[:, i] - seen[:, i]).mean()),
-            f"{name}_mae_z": float(np.mean([latent.z.mae[name] for latent in latents])),
+            f"{name}_correlation_mean": _mean(each),
+            **{f"{name}_correlation_p{p}": _percentile(each, p) for p in (5, 10, 50)},
+            f"{name}_mae": mean_error(asked[:, i], seen[:, i]),
+            f"{name}_mae_z": _mean([latent.z.mae[name] for latent in latents]),
         }
     return figures | {
         "original_pass_share": float(np.mean([latent.z.passes_original for latent in latents])),
         "pass_share": float(np.mean([latent.passes() for latent in latents])),
         "seven_pass_share": float(np.mean([latent.passes(CONDITION_NAMES) for latent in latents])),
     }
+
+
+def _percentile(values: NDArray[np.floating], percentile: float) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.percentile(known, percentile)) if len(known) else math.nan
 
 
 def leakage(latents: Sequence[Latent]) -> NDArray[np.float64]:

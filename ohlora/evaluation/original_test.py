@@ -11,6 +11,7 @@ such wishes are clamped, counted, and compared after clamping.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ GRID: dict[str, tuple[float, ...]] = {  # z units
     "pose": (-1.2, 0.0, 1.2, 2.4, 3.6),
 }
 CORRELATION_AT_LEAST = {"eyes": 0.77, "mouth": 0.85, "pose": 0.82}
+LEAST_SEEN = 4  # pictures; fewer make no correlation
 MAE_AT_MOST = {"eyes": 1.0, "mouth": 0.6, "pose": 1.4}  # z units
 BEST_OF_ORIGINAL = {  # its epoch 5, latent 21: the one of 30 that passed
     "eyes": (0.8928, 0.9342),
@@ -59,18 +61,32 @@ class Agreement:
 def agreement(
     asked: NDArray[np.floating], seen: NDArray[np.floating], names: Sequence[str] = CONDITION_NAMES
 ) -> Agreement:
-    """Figures of requested against seen z values, [n, len(names)] each."""
+    """Figures of requested against seen z values, [n, len(names)] each; NaN was not to be seen."""
     return Agreement(
         {name: correlation(asked[:, i], seen[:, i]) for i, name in enumerate(names)},
-        {name: float(np.abs(asked[:, i] - seen[:, i]).mean()) for i, name in enumerate(names)},
+        {name: mean_error(asked[:, i], seen[:, i]) for i, name in enumerate(names)},
     )
 
 
 def correlation(asked: NDArray[np.floating], seen: NDArray[np.floating]) -> float:
-    """Pearson's r; 0 if either does not vary, which is what a generator deserves that ignores the request."""
+    """Pearson's r; 0 if either does not vary, which is what a generator deserves that ignores the request.
+
+    What could not be seen (NaN) is left out; NaN where that leaves fewer than `LEAST_SEEN`.
+    """
+    known = np.isfinite(seen)
+    if known.sum() < min(LEAST_SEEN, len(seen)):
+        return math.nan
+    asked, seen = asked[known], seen[known]
     if asked.std() < 1e-6 or seen.std() < 1e-6:
         return 0.0
     return float(np.corrcoef(asked, seen)[0, 1])
+
+
+def mean_error(asked: NDArray[np.floating], seen: NDArray[np.floating]) -> float:
+    """Mean absolute difference of what could be seen; NaN where nothing could."""
+    difference = np.abs(asked - seen)
+    known = np.isfinite(difference)
+    return float(difference[known].mean()) if known.any() else math.nan
 
 
 def grid() -> NDArray[np.float64]:

@@ -83,10 +83,10 @@ def examine(
         inputs: `dialogues` and `probes`.
         config: settings; `generation` is used as serving does.
         plan: how much.
-        on: the day of the test; today when not given.
+        on: the day of the test; the day of the rows (`persona.today`) when not given.
         progress: iterates with a bar.
     """
-    on = on or date.today()
+    on = on or config.persona.day
     card = load_card(inputs["dialogues"] / CARD_FILE)
     probes = Probes.load(inputs["probes"])
     rows = spread(read_rows(inputs["dialogues"], "test"), plan.held_out)

@@ -16,8 +16,10 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import minimum_filter
 
 from ohlora.attributes import CONDITION_NAMES, FaceClass
+from ohlora.corpus.portraits import LEAST_BACKGROUND
 from ohlora.labeling.regions import (
     Floats,
     Images,
@@ -35,6 +37,7 @@ ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 Keep = Callable[[Floats, Floats], NDArray[np.bool_]]  # of the x and y of pixels
 
 ORIGINAL_SIZE = 224
+ORIGINAL_TRIM = 0.05  # of the background's brightness
 CHUNK = 32  # masks at a time, so that temporaries stay in the cache
 
 L_EYE, R_EYE = FaceClass.LEFT_EYE, FaceClass.RIGHT_EYE
@@ -85,7 +88,8 @@ def _at_original_size(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 # --- ours ---------------------------------------------------------------------------------------------------
 
-HAIR_TRIM, BACKGROUND_TRIM = 0.1, 0.05
+HAIR_TRIM, BACKGROUND_TRIM = 0.1, 0.02
+BACKGROUND_REACH = 3 / 256  # of the height: what counts as background has nothing else this near
 HAIR_ROW_SHARE = 0.015  # of the width: a row with less hair is a stray strand
 LEAST_EYE = 3 / 224**2  # of the image: a region of fewer pixels has no shape
 # Proportions of a face in nose heights, measured on rendered faces, between brows and mouth:
@@ -110,7 +114,7 @@ def _ours(masks: Masks, images: Images) -> dict[str, Floats]:
     parts = Parts(masks)
     frame = _frame(masks, parts)
     color, _ = trimmed_statistics(brightness_histograms(images, masks == HAIR), HAIR_TRIM)
-    mean, std = _background(masks, images)
+    mean, std = _clear_background(masks, images)
     return {
         "eyes": _openness(masks, parts, frame),
         "mouth": _mouth_opening(parts),
@@ -183,13 +187,28 @@ def _hair_length(masks: Masks) -> Floats:
     return np.where(has_hair.any(1), lowest / h, np.nan)
 
 
-def _background(masks: Masks, images: Images) -> tuple[Floats, Floats]:
-    half = masks.shape[1] // 2
-    region = masks[:, :half] == FaceClass.BACKGROUND
-    return trimmed_statistics(brightness_histograms(images[:, :half], region), BACKGROUND_TRIM)
+def _clear_background(masks: Masks, images: Images) -> tuple[Floats, Floats]:
+    """Brightness of the upper half's background away from everything else, where enough of it is seen.
+
+    A predicted mask misses strands of hair, and a few pixels of hair are a large deviation: nothing near
+    another class counts, nor do the darkest and the brightest pixels.
+    """
+    h = masks.shape[1]
+    window = 2 * round(BACKGROUND_REACH * h) + 1
+    behind = (masks == FaceClass.BACKGROUND).view(np.uint8)
+    region = minimum_filter(behind, (1, window, window), mode="nearest")[:, : h // 2].astype(bool)
+    mean, std = trimmed_statistics(brightness_histograms(images[:, : h // 2], region), BACKGROUND_TRIM)
+    hidden = region.mean((1, 2)) < LEAST_BACKGROUND
+    return np.where(hidden, np.nan, mean), np.where(hidden, np.nan, std)
 
 
 # --- the original's -----------------------------------------------------------------------------------------
+
+
+def _background(masks: Masks, images: Images) -> tuple[Floats, Floats]:
+    half = masks.shape[1] // 2
+    region = masks[:, :half] == FaceClass.BACKGROUND
+    return trimmed_statistics(brightness_histograms(images[:, :half], region), ORIGINAL_TRIM)
 
 
 def _original_1(masks: Masks, images: Images) -> dict[str, Floats]:

@@ -34,7 +34,7 @@ MOST_CORRECTION = 0.3  # standard deviations
 TRUNK = (16, 32, 64, 96)  # channels after each halving
 AREA_WIDTHS = (16, 24, 48, 64)  # channels after each halving
 PYRAMID = 24  # channels of the mask's decoder
-FINE_WIDTH = 16  # channels of the fine mask's decoder
+FINE_WIDTH = 24  # channels of the fine mask's decoder
 CONTEXT = 96  # features that all heads share
 AREA_FEATURES = 64
 CLASSES = len(FaceClass)
@@ -81,6 +81,8 @@ class PropertyNetwork(nn.Module):
         self.painter = nn.Sequential(ConvNorm(PYRAMID, PYRAMID), nn.Conv2d(PYRAMID, CLASSES, 1))
         self.fine_painter = nn.Sequential(
             ConvNorm(3 * FINE**2 + PYRAMID, FINE_WIDTH),
+            Residual(FINE_WIDTH),
+            ConvNorm(FINE_WIDTH, FINE_WIDTH),
             nn.Conv2d(FINE_WIDTH, FINE**2, 1),
             nn.PixelShuffle(FINE),
         )

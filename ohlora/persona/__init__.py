@@ -3,17 +3,23 @@
 Facts about her are data (`data/persona/ohlora.yaml`); nothing here knows a model or a tokenizer.
 """
 
-from ohlora.persona.card import Card, CardError, ExpressionSpec, load_card
+from ohlora.persona.card import Card, CardError, ExpressionSpec, School, load_card
 from ohlora.persona.dialogues import DialogueError, DialogueRow, import_original_csv, load_dialogues
 from ohlora.persona.expressions import expression_of, fallback_expression
 from ohlora.persona.prompt import (
     STOP_SEQUENCES,
     EmptyReply,
-    ParsedReply,
+    ParsedTurn,
+    TurnError,
+    TurnGrammar,
+    expression_levels,
+    expression_of_levels,
     parse_completion,
+    parse_turn,
     render_completion,
     render_prompt,
     sanitize,
+    turn_grammar,
 )
 
 __all__ = [
@@ -24,14 +30,21 @@ __all__ = [
     "DialogueRow",
     "EmptyReply",
     "ExpressionSpec",
-    "ParsedReply",
+    "ParsedTurn",
+    "School",
+    "TurnError",
+    "TurnGrammar",
+    "expression_levels",
     "expression_of",
+    "expression_of_levels",
     "fallback_expression",
     "import_original_csv",
     "load_card",
     "load_dialogues",
     "parse_completion",
+    "parse_turn",
     "render_completion",
     "render_prompt",
     "sanitize",
+    "turn_grammar",
 ]

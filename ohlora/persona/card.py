@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -11,10 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from ohlora.attributes import Expression
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
+
+Speech = Literal["반말", "존댓말"]
 
 MAX_HEADER = 40
 KEY_FORBIDDEN = set("[](){}:;\n")
 RESERVED_KEYS = {"사용자", "오로라", "기억"}
+PLACEHOLDERS = ("age", "school_year")
+GRADUATE = "졸업생"
+
+_SCHOOL_YEAR = re.compile(r"\{school_year\}학년")
+_BRACED = re.compile(r"\{([^{}]*)\}|[{}]")
 
 
 class CardError(ValueError):
@@ -38,6 +48,27 @@ class ExpressionSpec(BaseModel):
         return Expression(eyes=self.eyes, mouth=self.mouth, pose=self.pose)
 
 
+class School(BaseModel):
+    """A school and when it was attended. Korean school years begin in the month of entry, March."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Text
+    subject: str = Field("", description="what is studied there")
+    entered: Month = Field(description="year and month, e.g. 2022-03")
+    left: Month | None = Field(None, description="last month; None where it follows from `years`")
+    years: int = Field(4, gt=0, description="school years to the degree")
+    years_off: int = Field(0, ge=0, description="years of leave so far")
+
+    def year(self, on: date) -> int | None:
+        """School year, 1 to `years`, on a day; None before the entry and after the end."""
+        begun = _months(on) - _months(date.fromisoformat(f"{self.entered}-01"))
+        if begun < 0 or (self.left and _months(on) > _months(date.fromisoformat(f"{self.left}-01"))):
+            return None
+        year = max(1, begun // 12 + 1 - self.years_off)
+        return year if year <= self.years else None
+
+
 class Card(BaseModel):
     """Who she is."""
 
@@ -46,12 +77,21 @@ class Card(BaseModel):
     name: Text
     romanized_name: Text
     gender: Text
-    age: int = Field(gt=0, lt=200)
+    born: date
+    identity: Text = Field(description="what kind of being the persona is, and says to be when asked")
+    name_origin: Text
+    power: Text = Field(description="what the persona can do that others cannot")
     mbti: Text
-    university: Text
-    major: Text
-    speech: Text
-    header: str = Field("", max_length=MAX_HEADER, description="one line above every prompt; empty for none")
+    occupation: Text
+    schools: list[School] = Field([], description="oldest first")
+    speech: Speech
+    character: list[Text] = Field(min_length=1)
+    look: Text = Field(description="path of the look file, from the root of the work tree")
+    header: str = Field(
+        "",
+        max_length=MAX_HEADER,
+        description="one line above every prompt, with {age} and {school_year}; empty for none",
+    )
     greetings: list[Text] = Field(min_length=1)
     likes: list[Text]
     dislikes: list[Text]
@@ -61,9 +101,11 @@ class Card(BaseModel):
     family: list[Text]
     habits: list[Text]
     on_rudeness: list[Text]
+    boundaries: list[Text] = Field(min_length=1, description="what the persona declines")
     honesty: list[Text]
     unknowns: list[Text]
     memory_keys: dict[Text, Text] = Field(min_length=1, description="what she may remember -> its meaning")
+    hint_keys: dict[Text, Text] = Field({}, description="hints about the moment that a prompt may hold")
     idle_expression: str = Field(description="expression while she waits, and where nothing else fits")
     expressions: dict[Text, ExpressionSpec] = Field(min_length=1)
 
@@ -76,14 +118,39 @@ class Card(BaseModel):
         doubles = sorted({label for label in labels if labels.count(label) > 1})
         if doubles:
             raise ValueError(f"two expressions share the label {', '.join(doubles)}")
-        for key in self.memory_keys:
+        for key in (*self.memory_keys, *self.hint_keys):
             if KEY_FORBIDDEN & set(key) or key in RESERVED_KEYS:
                 raise ValueError(f"memory key {key!r} holds a bracket, a colon or is a role of the prompt")
         if KEY_FORBIDDEN & set(self.name):
             raise ValueError(f"name {self.name!r} holds a bracket, a colon or a line break")
         if "\n" in self.header or any(f"{role}:" in self.header for role in RESERVED_KEYS):
             raise ValueError("header must be one line without a role marker")
+        if unknown := unknown_placeholders(self.header):
+            raise ValueError(f"header holds {unknown[0]!r}; there are: {{age}}, {{school_year}}")
         return self
+
+    def age(self, on: date) -> int:
+        """Age in full years on a day (만 나이)."""
+        return on.year - self.born.year - ((on.month, on.day) < (self.born.month, self.born.day))
+
+    def school_year(self, on: date) -> int | None:
+        """School year on a day; None for who attends no school then."""
+        years = [year for school in self.schools if (year := school.year(on))]
+        return years[-1] if years else None
+
+    def filled(self, text: str, on: date) -> str:
+        """A text whose `{age}` and `{school_year}` are what they are on a day.
+
+        Of who attends no school, `{school_year}학년` becomes 졸업생, which takes the same particles.
+
+        >>> # card.filled("{age}살, {school_year}학년이야", date(2025, 12, 1)) -> "22살, 3학년이야"
+        """
+        if "{" not in text:
+            return text
+        year = self.school_year(on)
+        if year is None:
+            text = _SCHOOL_YEAR.sub(GRADUATE, text).replace("{school_year}", GRADUATE)
+        return text.replace("{age}", str(self.age(on))).replace("{school_year}", str(year))
 
     @property
     def greeting(self) -> str:
@@ -94,6 +161,11 @@ class Card(BaseModel):
     def labels(self) -> dict[str, str]:
         """Tag in a reply -> name of the expression."""
         return {spec.label: name for name, spec in self.expressions.items()}
+
+
+def unknown_placeholders(text: str) -> list[str]:
+    """Braces and braced words of a text that are no placeholder of a card."""
+    return [m.group(0) for m in _BRACED.finditer(text) if m.group(1) not in PLACEHOLDERS]
 
 
 def load_card(path: Path | str) -> Card:
@@ -122,3 +194,7 @@ def load_card(path: Path | str) -> Card:
             else:
                 lines.append(f"{path}: {key}: {problem['msg']}" if key else f"{path}: {problem['msg']}")
         raise CardError("\n".join(lines)) from error
+
+
+def _months(day: date) -> int:
+    return day.year * 12 + day.month

@@ -6,16 +6,19 @@ import csv
 import hashlib
 import re
 import shutil
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ohlora.config import Config
-from ohlora.persona.card import Card, load_card
-from ohlora.persona.expressions import fallback_expression
+from ohlora.attributes import Expression
+from ohlora.config import Config, PersonaConfig
+from ohlora.persona.card import Card, Speech, load_card, unknown_placeholders
+from ohlora.persona.expressions import expression_of, fallback_expression
 from ohlora.persona.prompt import parse_completion, render_completion, render_prompt
 from ohlora.stage import Journal, Report
 
@@ -33,35 +36,56 @@ class DialogueError(ValueError):
     """Dialogue data does not hold; the message names file, line and problem."""
 
 
-class DialogueRow(BaseModel):
-    """One exchange: what the person said, what she knew, what she answered and what she keeps."""
+with warnings.catch_warnings():
+    # pydantic takes the field `register` for an override of ABCMeta.register, which no row ever calls.
+    warnings.filterwarnings("ignore", message='Field name "register"')
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    class DialogueRow(BaseModel):
+        """One exchange: what the person said, what she knew, what she answered, showed and keeps."""
 
-    id: str = Field(min_length=1)
-    group: str = Field(min_length=1, description="content group; paraphrases share it, and their split")
-    user: str = Field(min_length=1, max_length=500)
-    reply: str = Field(min_length=1, max_length=200)
-    expression: str
-    memories_read: list[str] = []
-    memories_written: list[str] = Field([], max_length=2)
-    split: Split
-    history: list[tuple[str, str]] = Field([], description="earlier turns as (user, reply), oldest first")
+        model_config = ConfigDict(frozen=True, extra="forbid")
 
-    @field_validator("user", "reply")
-    @classmethod
-    def _one_line(cls, text: str) -> str:
-        if text != " ".join(text.split()) or "[" in text or "]" in text:
-            raise ValueError("must be one trimmed line without square brackets")
-        return text
+        id: str = Field(min_length=1)
+        group: str = Field(min_length=1, description="content group; paraphrases share it, and their split")
+        split: Split
+        user: str = Field(min_length=1, max_length=500)
+        history: list[tuple[str, str]] = Field([], description="earlier turns as (user, reply), oldest first")
+        reply: str = Field(min_length=1, max_length=200, description="with {age} and {school_year}")
+        memories_read: list[str] = []
+        memories_written: list[str] = Field([], max_length=2)
+        expression: str = Field(description="name of an expression of the card")
+        eyes: float = Field(ge=0, le=1)
+        mouth: float = Field(ge=0, le=1)
+        pose: float = Field(ge=-35, le=35, description="yaw in degrees")
+        reason: str = Field("", max_length=60, description="why this face")
+        register: Speech = "반말"
 
-    @field_validator("memories_read", "memories_written")
-    @classmethod
-    def _key_value(cls, memories: list[str]) -> list[str]:
-        for memory in memories:
-            if not _MEMORY.match(memory):
-                raise ValueError(f"memory {memory!r} is not of the form '키: 값'")
-        return memories
+        @property
+        def face(self) -> Expression:
+            """What her face shows."""
+            return Expression(eyes=self.eyes, mouth=self.mouth, pose=self.pose)
+
+        @field_validator("user", "reply")
+        @classmethod
+        def _one_line(cls, text: str) -> str:
+            if text != " ".join(text.split()) or "[" in text or "]" in text:
+                raise ValueError("must be one trimmed line without square brackets")
+            return text
+
+        @field_validator("reply")
+        @classmethod
+        def _known_placeholders(cls, text: str) -> str:
+            if unknown := unknown_placeholders(text):
+                raise ValueError(f"holds {unknown[0]!r}; placeholders are {{age}} and {{school_year}}")
+            return text
+
+        @field_validator("memories_read", "memories_written")
+        @classmethod
+        def _key_value(cls, memories: list[str]) -> list[str]:
+            for memory in memories:
+                if not _MEMORY.match(memory):
+                    raise ValueError(f"memory {memory!r} is not of the form '키: 값'")
+            return memories
 
 
 def load_dialogues(path: Path | str) -> list[DialogueRow]:
@@ -133,10 +157,14 @@ def check_against_card(rows: Iterable[DialogueRow], card: Card) -> None:
         if row.expression not in card.expressions:
             known = ", ".join(card.expressions)
             raise DialogueError(f"row {row.id}: unknown expression {row.expression!r}; the card has: {known}")
-        for memory in [*row.memories_read, *row.memories_written]:
-            key = memory.partition(":")[0]
-            if key not in card.memory_keys:
-                raise DialogueError(f"row {row.id}: memory key {key!r} is not in the card's memory_keys")
+        for memories, keys in (
+            (row.memories_read, card.memory_keys | card.hint_keys),
+            (row.memories_written, card.memory_keys),
+        ):
+            for memory in memories:
+                key = memory.partition(":")[0]
+                if key not in keys:
+                    raise DialogueError(f"row {row.id}: memory key {key!r} is not in the card's memory_keys")
 
 
 def normalise(text: str) -> str:
@@ -235,11 +263,50 @@ def with_history(rows: Sequence[DialogueRow], share: float, card: Card) -> list[
     return result
 
 
+def dated(rows: Sequence[DialogueRow], card: Card, settings: PersonaConfig) -> list[tuple[DialogueRow, date]]:
+    """Each row with the day on which it is said, for her age and school year.
+
+    Valid and test rows are said today. So that the model reads age and school year in the prompt and does not
+    learn them by heart, a share `other_dates` of the train rows is said on another day within `years_ahead`
+    years, and train rows with a placeholder come `date_copies` times, on different days. Deterministic, by
+    the hash of the id.
+    """
+    today = settings.day
+    span = max(1, round(365.25 * settings.years_ahead))
+    result = []
+    for row in rows:
+        if row.split != "train" or not settings.years_ahead:
+            result.append((row, today))
+            continue
+        digest = hashlib.sha256(f"date {row.id}".encode()).digest()
+        first = int.from_bytes(digest[:4], "big") % span
+        if "{" in row.reply or any("{" in reply for _, reply in row.history):
+            result.append((row, today))
+            # One in each part of the years: chance would put most of a few copies into the same year.
+            step = span / max(1, settings.date_copies - 1)
+            for copy in range(1, settings.date_copies):
+                ahead = 1 + round((copy - 1 + first / span) * step)
+                copied = row.model_copy(update={"id": f"{row.id}-{copy}"})
+                result.append((copied, today + timedelta(days=ahead)))
+        elif int.from_bytes(digest[4:8], "big") < settings.other_dates * 2**32:
+            result.append((row, today + timedelta(days=1 + first)))
+        else:
+            result.append((row, today))
+    return result
+
+
+def said_on(row: DialogueRow, card: Card, on: date) -> DialogueRow:
+    """The row with its placeholders filled, in its reply and in its history."""
+    history = [(said, card.filled(answered, on)) for said, answered in row.history]
+    return row.model_copy(update={"reply": card.filled(row.reply, on), "history": history})
+
+
 def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journal: Journal) -> Report:
     """Stage `dialogues`: checked rows with prompt and completion, one Parquet per split, and the card.
 
-    Writes `train.parquet`, `valid.parquet`, `test.parquet` (columns of `DialogueRow` without `split`, and
-    `prompt`, `completion`), `persona.yaml` and a picture of the lengths into the output folder.
+    Writes `train.parquet`, `valid.parquet`, `test.parquet` (columns of `DialogueRow` without `split` and
+    `history`, and `prompt`, `completion` and the `day` they are said on), `persona.yaml` and a picture of the
+    lengths into the output folder.
 
     Raises:
         CardError, DialogueError: the data do not hold.
@@ -251,10 +318,12 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     is_csv = rows_path.suffix.lower() == ".csv"
     every = import_original_csv(rows_path, card) if is_csv else load_dialogues(rows_path)
     check_against_card(every, card)
-    rows = with_history(select(every, config.persona.limit), config.persona.history, card)
+    chosen = with_history(select(every, config.persona.limit), config.persona.history, card)
+    days = dated(chosen, card, config.persona)
+    rows = [said_on(row, card, day) for row, day in days]
 
     for split in SPLITS:
-        part = [row for row in rows if row.split == split]
+        part = [(row, day) for row, (_, day) in zip(rows, days, strict=True) if row.split == split]
         if not part:
             raise DialogueError(f"{rows_path} holds no {split} rows")
         _write_table(part, card, folder / f"{split}.parquet")
@@ -283,23 +352,27 @@ def _interleave(queues: Iterable[list[str]]) -> list[str]:
     return [q[i] for i in range(max(map(len, ordered), default=0)) for q in ordered if i < len(q)]
 
 
-def _write_table(rows: Sequence[DialogueRow], card: Card, path: Path) -> None:
+def _write_table(rows: Sequence[tuple[DialogueRow, date]], card: Card, path: Path) -> None:
     import pyarrow as pa  # here, because serving imports this room and needs neither tables nor plots
     import pyarrow.parquet as pq
 
+    texts, numbers = ("id", "group", "user", "reply", "expression"), ("eyes", "mouth", "pose")
     table = pa.Table.from_pylist(
         [
             row.model_dump(exclude={"split", "history"})
             | {
-                "prompt": render_prompt(card, row.memories_read, row.history, row.user),
-                "completion": render_completion(row, card),
+                "prompt": render_prompt(card, row.memories_read, row.history, row.user, day),
+                "completion": render_completion(row, card, day),
+                "day": day.isoformat(),
             }
-            for row in rows
+            for row, day in rows
         ],
         schema=pa.schema(
-            [(name, pa.string()) for name in ("id", "group", "user", "reply", "expression")]
+            [(name, pa.string()) for name in texts]
+            + [(name, pa.float64()) for name in numbers]
+            + [(name, pa.string()) for name in ("reason", "register")]
             + [(name, pa.list_(pa.string())) for name in ("memories_read", "memories_written")]
-            + [(name, pa.string()) for name in ("prompt", "completion")]
+            + [(name, pa.string()) for name in ("prompt", "completion", "day")]
         ),
     )
     pq.write_table(table, path)
@@ -374,7 +447,9 @@ def _draft(path: Path, line: int, record: dict[str, str | None], card: Card) -> 
         "group": normalise(question),
         "user": question,
         "reply": parsed,
-        "expression": fallback_expression(parsed, card),
+        "expression": (expression := fallback_expression(parsed, card)),
+        **expression_of(expression, card).model_dump(),
+        "register": card.speech,
         "memories_read": read,
         "memories_written": written[:2],
         "split": cells["data_type"],

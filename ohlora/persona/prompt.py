@@ -1,28 +1,36 @@
-"""The one text format of training and inference: a plain prompt, a tagged completion, and its robust parser.
+"""The one text format of training and inference: a plain prompt, a turn with a tag, and the parsers of turns.
 
-    스물두 살 AI 학생 오로라의 반말 수다          header of the card, optional
+    22살 3학년 AI 오로라의 반말 수다              header of the card, optional
     기억: 이름: 민수; 취미: 등산                  memories, optional
     사용자: 안녕                                 earlier turns, optional
     오로라: 왔구나!
     사용자: 나 누군지 기억해?
-    오로라: (기쁨) 당연하지, 민수잖아! [기분: 좋음]
+    오로라: 당연하지, 민수잖아! [기분: 좋음] (기쁨 654)
 
-The completion starts with the space after `오로라:`; no special token of any base model is used. Whatever a
-person, a memory or an earlier reply says is data: it cannot start a line, a role, a tag or a memory. Her
-role is the card's name.
+The completion starts with the space after `오로라:`; no special token of any base model is used. It is the
+reply, up to two memories to write, and the expression: label, then one digit each for eyes, mouth and pose.
+The reply comes first, so that it can be shown before the rest is there; the expression comes last, so that
+it depends on what was said. `parse_turn` takes exactly this format, `parse_completion` makes the best of any
+text.
+
+Whatever a person, a memory or an earlier reply says is data: it cannot start a line, a role, a tag or a
+memory. Her role is the card's name.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ohlora.attributes import Expression
 from ohlora.persona.card import Card
-from ohlora.persona.expressions import fallback_expression
+from ohlora.persona.expressions import expression_of, fallback_expression
 
 if TYPE_CHECKING:
     from ohlora.persona.dialogues import DialogueRow
@@ -35,6 +43,14 @@ STOP_SEQUENCES: tuple[str, ...] = (f"\n{USER}:", f"\n{SHE}:", f"\n{MEMORY}:", "\
 
 MAX_MEMORIES_WRITTEN = 2
 MAX_MEMORY_VALUE = 40
+REPLY_FORBIDDEN = "[]\ufffd"
+VALUE_FORBIDDEN = "[];\ufffd"
+
+EYE_LEVELS = 9  # steps from closed to wide, also of the mouth
+POSE_STEP = 8.0  # degrees
+POSE_CENTRE = 4
+POSE_LEVELS = 8
+JOINER = "\u200d"  # holds an emoji of several parts together; str.isprintable does not count it
 
 _COLON = r"[:∶ː꞉˸։׃᛬⁚]"  # full-width ones are folded before; these only look like one
 _BRACKETS = str.maketrans(dict.fromkeys("[{【〔〖⟦", "(") | dict.fromkeys("]}】〕〗⟧", ")"))
@@ -42,6 +58,7 @@ _URL = re.compile(r"(?:https?|ftp)\s*:\s*//\S*|\bwww\.\S+", re.IGNORECASE)
 _BRACKETED = re.compile(r"\[([^\[\]]*)\]")
 _UNCLOSED_MEMORY = re.compile(r"\[[^\[\]]*:[^\[\]]*$")
 _PARENTHESISED = re.compile(r"\(([^()]*)\)")
+_UNCLOSED_TAG = re.compile(r"\(([^()]*)$")
 _REPEATED_MARK = re.compile(r"([!?.,~…])\1{2,}")
 _REPEATED_CHARACTER = re.compile(r"(\S)\1{5,}")
 _SPECIAL_TOKEN = re.compile(r"<[/|]?[a-zA-Z_|]+[|]?>|#{2,}|\*{1,}|[`\"“”]")
@@ -58,13 +75,73 @@ class EmptyReply(ValueError):
     """Nothing that she could say is left of a completion."""
 
 
+class TurnError(ValueError):
+    """A text is not exactly a turn; the message says where it departs."""
+
+
 @dataclass(frozen=True)
-class ParsedReply:
+class ParsedTurn:
     """A completion, taken apart."""
 
-    expression_name: str
     text: str
-    memories_written: list[str]
+    memories_written: list[str]  # `키: 값`
+    expression_name: str
+    expression: Expression
+
+
+@dataclass(frozen=True)
+class TurnGrammar:
+    """What constrained decoding needs to know of a turn, as plain data.
+
+    A turn is ` REPLY[ [KEY: VALUE]]{0,2} (LABEL EMP)`. Characters of REPLY and VALUE are printable
+    (`str.isprintable`, or U+200D inside an emoji) and none of the forbidden ones; both hold a Latin letter, a
+    digit or Hangul, and neither a double space nor one at an end. In REPLY an opening parenthesis is never
+    followed by a label: there the tag begins.
+    """
+
+    labels: tuple[str, ...]
+    memory_keys: tuple[str, ...]
+    most_memories: int
+    longest_value: int  # characters
+    digits: tuple[str, str, str]  # allowed digits of eyes, mouth and pose
+    reply_forbidden: str
+    value_forbidden: str
+
+
+def expression_levels(expression: Expression) -> tuple[int, int, int]:
+    """The nearest levels of eyes (0..9), mouth (0..9) and pose (0..8, 4 is frontal), clipped.
+
+    >>> expression_levels(Expression(eyes=0.62, mouth=0.5, pose=-5))
+    (6, 5, 3)
+    """
+    values = (
+        expression.eyes * EYE_LEVELS,
+        expression.mouth * EYE_LEVELS,
+        expression.pose / POSE_STEP + POSE_CENTRE,
+    )
+    eyes, mouth, pose = (
+        min(most, max(0, math.floor(value + 0.5)))
+        for value, most in zip(values, (EYE_LEVELS, EYE_LEVELS, POSE_LEVELS), strict=True)
+    )
+    return eyes, mouth, pose
+
+
+def expression_of_levels(eyes: int, mouth: int, pose: int) -> Expression:
+    """The continuous expression of three levels: eyes/9, mouth/9 and (pose - 4) * 8 degrees."""
+    return Expression(eyes=eyes / EYE_LEVELS, mouth=mouth / EYE_LEVELS, pose=(pose - POSE_CENTRE) * POSE_STEP)
+
+
+def turn_grammar(card: Card) -> TurnGrammar:
+    """The grammar of turns of a card."""
+    return TurnGrammar(
+        labels=tuple(card.labels),
+        memory_keys=tuple(card.memory_keys),
+        most_memories=MAX_MEMORIES_WRITTEN,
+        longest_value=MAX_MEMORY_VALUE,
+        digits=("0123456789", "0123456789", "012345678"),
+        reply_forbidden=REPLY_FORBIDDEN,
+        value_forbidden=VALUE_FORBIDDEN,
+    )
 
 
 def sanitize(text: str, name: str = SHE) -> str:
@@ -83,7 +160,13 @@ def sanitize(text: str, name: str = SHE) -> str:
     )
 
 
-def render_prompt(card: Card, memories: Sequence[str], history: Sequence[tuple[str, str]], user: str) -> str:
+def render_prompt(
+    card: Card,
+    memories: Sequence[str],
+    history: Sequence[tuple[str, str]],
+    user: str,
+    on: date | None = None,
+) -> str:
     """The prompt of one turn, ending in `오로라:` without a space.
 
     Args:
@@ -91,8 +174,10 @@ def render_prompt(card: Card, memories: Sequence[str], history: Sequence[tuple[s
         memories: `키: 값` strings, best first.
         history: earlier turns as (user, reply), oldest first.
         user: what the person says now.
+        on: the day on which it is said, for her age and school year; None for today.
     """
-    lines = [card.header] if card.header else []
+    header = card.filled(card.header, on or date.today())
+    lines = [header] if header else []
     facts = [fact for fact in (sanitize(memory, card.name).replace(";", ",") for memory in memories) if fact]
     if facts:
         lines.append(f"{MEMORY}: {'; '.join(facts)}")
@@ -102,43 +187,124 @@ def render_prompt(card: Card, memories: Sequence[str], history: Sequence[tuple[s
     return "\n".join(lines)
 
 
-def render_completion(row: DialogueRow, card: Card) -> str:
-    """What the model shall write after the prompt: ` (tag) reply [키: 값]`, without an end token."""
+def render_completion(row: DialogueRow, card: Card, on: date | None = None) -> str:
+    """What the model shall write after the prompt: ` reply [키: 값] (label EMP)`, without an end token.
+
+    Args:
+        row: gives the reply, the memories to write and the expression.
+        card: gives the label and fills the placeholders of the reply.
+        on: the day on which it is said; None for today.
+    """
     memories = "".join(f" [{memory}]" for memory in row.memories_written)
-    return f" ({card.expressions[row.expression].label}) {row.reply}{memories}"
+    levels = "".join(map(str, expression_levels(row.face)))
+    label = card.expressions[row.expression].label
+    return f" {card.filled(row.reply, on or date.today())}{memories} ({label} {levels})"
 
 
-def parse_completion(text: str, card: Card) -> ParsedReply:
-    """Take a raw completion apart into expression, speech and memories, whatever the model wrote.
+def parse_turn(text: str, card: Card) -> ParsedTurn:
+    """Read a completion that is exactly of the format; nothing is tolerated.
 
-    Only the first line that says anything counts, up to the first role marker. The first known tag decides
-    the expression; without one the fallback policy does. Memories of unknown keys, without or with overlong
-    values and beyond the second are dropped. Never returns an empty text.
+    Raises:
+        TurnError: the text departs from the format; the message says where.
+    """
+    if not text.startswith(" "):
+        raise TurnError("a turn starts with a space")
+    tag = re.search(r" \(([^()\[\]]*) ([0-9])([0-9])([0-8])\)\Z", text)
+    if tag is None or tag.group(1) not in card.labels:
+        raise TurnError(f"a turn ends in ' (LABEL EMP)' with a label of the card, not in {text[-20:]!r}")
+    reply, *bracketed = text[1 : tag.start()].split(" [")
+    if len(bracketed) > MAX_MEMORIES_WRITTEN:
+        raise TurnError(f"{len(bracketed)} memories; at most {MAX_MEMORIES_WRITTEN} may be written")
+    memories = [_exact_memory(part, card) for part in bracketed]
+    _require_line("the reply", reply, REPLY_FORBIDDEN)
+    for label in card.labels:
+        if f"({label}" in reply:
+            raise TurnError(f"the reply holds '({label}', which begins the tag")
+    eyes, mouth, pose = (int(tag.group(i)) for i in (2, 3, 4))
+    return ParsedTurn(reply, memories, card.labels[tag.group(1)], expression_of_levels(eyes, mouth, pose))
+
+
+def parse_completion(text: str, card: Card) -> ParsedTurn:
+    """Take a raw completion apart into speech, memories and expression, whatever the model wrote.
+
+    Only the first line that says anything counts, up to the first role marker. A tag with digits decides the
+    expression, or else the first known label or name in brackets with the card's values for it; without any
+    the fallback policy does. Memories of unknown keys, without or with overlong values and beyond the second
+    are dropped. Never returns an empty text.
 
     Raises:
         EmptyReply: nothing to say is left.
     """
     line = _first_turn(text, card)
-    names = {name: name for name in card.expressions} | card.labels
+    names = _names(card)
     memories: list[str] = []
-    tags: list[str] = []
+    tags: list[tuple[str, Expression | None]] = []
 
     def bracketed(match: re.Match[str]) -> str:
         body = match.group(1).strip()
         memory = _memory(body, card)
-        if body in names:
-            tags.append(names[body])
+        if tag := _tag(body, names):
+            tags.append(tag)
         elif memory and memory not in memories and len(memories) < MAX_MEMORIES_WRITTEN:
             memories.append(memory)
         return " "
 
     line = _BRACKETED.sub(bracketed, line)
     line = _UNCLOSED_MEMORY.sub(" ", line)  # cut off by the token limit
-    tags = [names[t.strip()] for t in _PARENTHESISED.findall(line) if t.strip() in names] or tags
+    if (cut := _UNCLOSED_TAG.search(line)) and (tag := _tag(cut.group(1), names)):  # likewise
+        tags.append((tag[0], None))
+        line = line[: cut.start()]
+    tags = [tag for body in _PARENTHESISED.findall(line) if (tag := _tag(body, names))] or tags
     speech = _clean(line, names, card.name)
     if not _HAS_WORD.search(speech):
         raise EmptyReply("the completion holds no speech")
-    return ParsedReply(tags[0] if tags else fallback_expression(speech, card), speech, memories)
+    name, expression = next(
+        (tag for tag in reversed(tags) if tag[1] is not None),
+        tags[0] if tags else (fallback_expression(speech, card), None),
+    )
+    return ParsedTurn(speech, memories, name, expression or expression_of(name, card))
+
+
+def _names(card: Card) -> dict[str, str]:
+    """What may stand for an expression in a tag -> its name."""
+    return {name: name for name in card.expressions} | card.labels
+
+
+def _tag(body: str, names: dict[str, str]) -> tuple[str, Expression | None] | None:
+    """Name and, with three proper digits, values of the tag in a pair of brackets; None if it is no tag."""
+    body = body.strip()
+    name = body.rstrip("0123456789")
+    digits = body[len(name) :]
+    name = name.rstrip()
+    if name not in names:
+        return (names[body], None) if body in names else None
+    if len(digits) != 3 or int(digits[2]) > POSE_LEVELS:
+        return names[name], None
+    eyes, mouth, pose = map(int, digits)
+    return names[name], expression_of_levels(eyes, mouth, pose)
+
+
+def _require_line(what: str, text: str, forbidden: str) -> None:
+    if text != " ".join(text.split()):
+        raise TurnError(f"{what} has a double space or one at an end, or is more than one line")
+    for c in text:
+        if c in forbidden or not (c.isprintable() or c == JOINER):
+            raise TurnError(f"{what} holds {c!r}")
+    if not _HAS_WORD.search(text):
+        raise TurnError(f"{what} says nothing")
+
+
+def _exact_memory(part: str, card: Card) -> str:
+    if not part.endswith("]"):
+        raise TurnError(f"memory '[{part}' does not end in ']'")
+    memory = part[:-1]
+    key, colon, value = memory.partition(": ")
+    if not colon or key not in card.memory_keys:
+        raise TurnError(f"memory {memory!r} has no key of the card")
+    _require_line(f"the value of {key}", value, VALUE_FORBIDDEN)
+    if len(value) > MAX_MEMORY_VALUE:
+        raise TurnError(f"the value of {key} has {len(value)} characters; at most {MAX_MEMORY_VALUE}")
+    return memory
 
 
 def _visible(text: str) -> str:
@@ -162,11 +328,10 @@ def _fold(text: str) -> str:
 
 def _said(text: str, card: Card) -> str:
     """Sanitised speech in which an expression tag has lost its brackets."""
-    labels = {*card.labels, *card.expressions}
+    names = _names(card)
 
     def bare(match: re.Match[str]) -> str:
-        body = match.group(1).strip()
-        return body if body in labels else match.group(0)
+        return match.group(1).strip() if _tag(match.group(1), names) else match.group(0)
 
     return _until_stable(sanitize(text, card.name), lambda t: _PARENTHESISED.sub(bare, t))
 
@@ -195,14 +360,17 @@ def _memory(body: str, card: Card) -> str | None:
     return f"{key}: {value}" if _HAS_WORD.search(value) else None
 
 
-def _clean(line: str, tags: Iterable[str], name: str) -> str:
+def _clean(line: str, names: dict[str, str], name: str) -> str:
     marker = _role_marker(name)
-    known = {*tags, ""}
+
+    def untagged(match: re.Match[str]) -> str:
+        body = match.group(1)
+        return " " if not body.strip() or _tag(body, names) else match.group(0)
 
     def once(text: str) -> str:
         text = _URL.sub(" ", text)
         text = _SPECIAL_TOKEN.sub(" ", text)
-        text = _PARENTHESISED.sub(lambda m: " " if m.group(1).strip() in known else m.group(0), text)
+        text = _PARENTHESISED.sub(untagged, text)
         text = _balanced(text)
         text = marker.sub(r"\1 ", text)
         text = _REPEATED_MARK.sub(r"\1\1", text)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ohlora.config import load_config
-from ohlora.evaluation.voice import has_expression_tag, loops, reply_metrics, score
+from ohlora.evaluation.voice import is_turn, loops, reply_metrics, score
 from ohlora.llm import bases, sft
 from ohlora.persona import dialogues
 from ohlora.persona.card import Card, load_card
@@ -24,7 +24,7 @@ def card() -> Card:
 
 def test_figures_of_good_replies(card: Card) -> None:
     label = next(iter(card.expressions.values())).label
-    figures = reply_metrics([f" ({label}) 안녕!", f" ({label}) 잘 지냈어? [이름: 민수]"], card)
+    figures = reply_metrics([f" 안녕! ({label} 654)", f" 잘 지냈어? [이름: 민수] ({label} 604)"], card)
     assert figures == {
         "empty_rate": 0.0,
         "format_rate": 1.0,
@@ -49,10 +49,10 @@ def test_loops(text: str, loop: bool) -> None:
     assert loops(text) is loop
 
 
-def test_expression_tag_must_come_first(card: Card) -> None:
+def test_expression_must_come_last(card: Card) -> None:
     label = card.expressions[fallback_expression("안녕", card)].label
-    assert has_expression_tag(f" ({label}) 안녕", card)
-    assert not has_expression_tag(f" 안녕 ({label})", card)
+    assert is_turn(f" 안녕 ({label} 654)", card)
+    assert not is_turn(f" ({label} 654) 안녕", card)
 
 
 def test_scores_a_trained_adapter_on_held_out_rows(tmp_path: Path) -> None:

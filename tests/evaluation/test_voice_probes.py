@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from datetime import date
-from difflib import SequenceMatcher
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from ohlora.evaluation.voice_judges import declines_rightly, letters
 from ohlora.evaluation.voice_probes import ProbeError, Probes, RefusalProbe, filled, spelt_age
 from ohlora.persona.card import Card, load_card
+from ohlora.persona.similarity import near_duplicates
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "data/probes"
@@ -55,19 +54,10 @@ def test_enough_is_asked(probes: Probes) -> None:
 def test_no_probe_is_in_the_dialogues(probes: Probes, written: list[dict]) -> None:
     """Not even nearly: similarity of the letters below 0.85, as between the splits."""
     said = {letters(text) for row in written for text in (row["user"], *(u for u, _ in row["history"]))}
-    said = {text for text in said if text}
-    pairs = {text: {a + b for a, b in pairwise(text)} for text in said}
-    near = []
-    for probe in probes.all:
-        text = letters(probe.user)
-        own = {a + b for a, b in pairwise(text)}
-        for other, theirs in pairs.items():
-            # a ratio of 0.85 needs far more than a third of the pairs in common
-            if len(own & theirs) * 3 < max(len(own), len(theirs)) and text != other:
-                continue
-            if SequenceMatcher(None, text, other).ratio() >= TOO_NEAR:
-                near.append((probe.id, probe.user, other))
-    assert not near
+    texts = sorted(text for text in said if text)
+    asked = [letters(probe.user) for probe in probes.all]
+    near = near_duplicates(texts, asked, TOO_NEAR)
+    assert [(texts[i], probes.all[j].user) for i, j, _ in near] == []
 
 
 def test_no_two_probes_are_equal(probes: Probes) -> None:
@@ -97,10 +87,10 @@ def test_cues_know_the_refusals_that_people_wrote(probes: Probes, written: list[
         "h_no_weapon": "crime",
         "h_no_steal": "crime",
     }
-    rows = [row for row in written if row["group"].split("-")[0] in categories]
+    rows = [row for row in written if row["group"] in categories]
     assert len(rows) >= 40
     for row in rows:
-        category = categories[row["group"].split("-")[0]]
+        category = categories[row["group"]]
         probe = RefusalProbe(id="x", user=row["user"], category=category, must_decline=True)
         assert declines_rightly(row["reply"], probe, probes.cues), row["reply"]
 

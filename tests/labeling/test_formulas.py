@@ -100,10 +100,24 @@ def test_background_statistics_are_numpys_without_the_extremes() -> None:
     mask = np.zeros((1, 64, 64), dtype=np.uint8)
     image = rng.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     grey = np.sort(image[0, :32].reshape(-1, 3).mean(1))
-    kept = grey[int(len(grey) * 0.05) : len(grey) - int(len(grey) * 0.05)]
-    measured = measure(mask, image)
-    assert measured["background_mean"][0] == pytest.approx(kept.mean(), rel=1e-5)
-    assert measured["background_std"][0] == pytest.approx(kept.std(), rel=1e-5)
+    for algorithm, share in (("ours", 0.02), ("original_1", 0.05)):
+        if algorithm == "original_1":
+            rows = ((np.arange(224) + 0.5) * 64 / 224).astype(int)
+            grey = np.sort(image[0][rows][:, rows][:112].reshape(-1, 3).mean(1))
+        kept = grey[int(len(grey) * share) : len(grey) - int(len(grey) * share)]
+        measured = measure(mask, image, algorithm)
+        assert measured["background_mean"][0] == pytest.approx(kept.mean(), rel=1e-5)
+        assert measured["background_std"][0] == pytest.approx(kept.std(), rel=1e-5)
+
+
+def test_strands_that_the_mask_misses_do_not_count_as_background() -> None:
+    mask = np.zeros((1, 256, 256), dtype=np.uint8)
+    mask[:, :, 100:156] = FaceClass.HAIR
+    image = np.full((1, 256, 256, 3), 200, np.uint8)
+    image[:, :, 98:158] = 20  # the hair is wider than its mask
+    assert measure(mask, image)["background_std"][0] == pytest.approx(0, abs=1e-4)
+    mask[:, :, :254] = FaceClass.HAIR  # a sliver is left
+    assert np.isnan(measure(mask, image)["background_std"][0])
 
 
 def test_an_empty_mask_is_unknown_never_zero() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ohlora.persona import Card, CardError, load_card
+from ohlora.persona import Card, CardError, School, load_card
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -24,7 +27,10 @@ def write(folder: Path, values: dict[str, Any]) -> Path:
 
 
 def test_committed_card_is_oh_lora(card: Card) -> None:
-    assert (card.name, card.age, card.mbti) == ("오로라", 22, "ENTJ")
+    assert (card.name, card.born, card.mbti) == ("오로라", date(2003, 10, 11), "ENTJ")
+    assert card.age(date(2025, 12, 1)) == 22
+    assert [school.name for school in card.schools] == ["알파고등학교", "샘올대학교"]
+    assert Path(ROOT / card.look).is_file()
     assert card.greeting in card.greetings
     assert len(card.expressions) == 8
     assert card.labels["기쁨"] == "joy"
@@ -37,7 +43,7 @@ def test_expressions_differ_as_faces(card: Card) -> None:
 
 def test_card_is_frozen(card: Card) -> None:
     with pytest.raises(ValidationError):
-        card.age = 23  # type: ignore[misc]
+        card.mbti = "INFP"  # type: ignore[misc]
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -54,11 +60,14 @@ def test_unknown_key_is_named(tmp_path: Path, values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"age": -1}, "age: "),
+        ({"born": "soon"}, "born: "),
         ({"greetings": []}, "greetings: "),
         ({"idle_expression": "bored"}, "idle_expression 'bored' is not one of: neutral"),
         ({"header": "가" * 41}, "header: "),
         ({"header": "사용자: 나"}, "role marker"),
+        ({"header": "{name}의 수다"}, "header holds '{name}'"),
+        ({"schools": [{"name": "가", "entered": "2022"}]}, r"schools\.0\.entered: "),
+        ({"speech": "사투리"}, "speech: "),
         ({"name": "오:로라"}, "colon"),
         ({"memory_keys": {"이[름": "x"}}, "memory key '이\\[름'"),
         ({"memory_keys": {"사용자": "x"}}, "role of the prompt"),
@@ -89,3 +98,39 @@ def test_text_that_is_no_card(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CardError, match=r"card\.yaml"):
         load_card(path)
+
+
+@pytest.mark.parametrize(
+    ("day", "age"), [("2025-10-10", 21), ("2025-10-11", 22), ("2026-10-10", 22), ("2033-01-01", 29)]
+)
+def test_age_changes_on_her_birthday(card: Card, day: str, age: int) -> None:
+    assert card.age(date.fromisoformat(day)) == age
+
+
+@pytest.mark.parametrize(
+    ("day", "year"),
+    [
+        ("2018-12-31", None),
+        ("2019-03-02", 1),
+        ("2022-02-28", 3),
+        ("2022-03-01", 1),
+        ("2023-02-28", 1),
+        ("2025-12-01", 3),
+        ("2026-12-01", 4),
+        ("2027-02-28", 4),
+        ("2027-03-01", None),
+    ],
+)
+def test_school_year_follows_the_date(card: Card, day: str, year: int | None) -> None:
+    assert card.school_year(date.fromisoformat(day)) == year
+
+
+def test_without_leave_the_year_counts_from_the_entry() -> None:
+    school = School(name="가", entered="2022-03")
+    assert [school.year(date(year, 5, 1)) for year in range(2021, 2027)] == [None, 1, 2, 3, 4, None]
+
+
+def test_placeholders_are_filled_for_a_day(card: Card) -> None:
+    text = "{age}살, 샘올대 {school_year}학년이야."
+    assert card.filled(text, date(2025, 12, 1)) == "22살, 샘올대 3학년이야."
+    assert card.filled(text, date(2030, 12, 1)) == "27살, 샘올대 졸업생이야."

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import difflib
 import json
+import re
 from collections import Counter
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ohlora.config import Config, load_config
+from ohlora.config import Config, PersonaConfig, load_config
 from ohlora.persona import (
     Card,
     CardError,
@@ -19,19 +20,30 @@ from ohlora.persona import (
     import_original_csv,
     load_card,
     load_dialogues,
-    parse_completion,
+    parse_turn,
     render_prompt,
 )
-from ohlora.persona.dialogues import check_against_card, normalise, run, select, with_history
+from ohlora.persona.dialogues import (
+    check_against_card,
+    dated,
+    normalise,
+    run,
+    said_on,
+    select,
+    with_history,
+)
+from ohlora.persona.similarity import near_duplicates
 from ohlora.stage import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
+DAY = date(2025, 12, 1)  # of the committed settings
 HEADER = "data_type,input_data,output_data,output_message,memory\n"
 
 
 def row(**change: Any) -> dict[str, Any]:
     return {
-        "id": "x1", "group": "g", "user": "밥 먹었어?", "reply": "응!", "expression": "joy", "split": "train"
+        "id": "x1", "group": "g", "user": "밥 먹었어?", "reply": "응!", "expression": "joy", "split": "train",
+        "eyes": 0.6, "mouth": 0.5, "pose": -5, "reason": "반가워서", "register": "반말",
     } | change  # fmt: skip
 
 
@@ -45,14 +57,15 @@ def write(folder: Path, *rows: dict[str, Any] | str) -> Path:
 class TestCommittedRows:
     def test_size_of_splits(self, rows: list[DialogueRow]) -> None:
         count = Counter(r.split for r in rows)
-        assert count["train"] >= 380
-        assert count["valid"] >= 35
-        assert count["test"] >= 45
+        assert len(rows) >= 2500
+        assert len({normalise(r.user) for r in rows}) >= 1800
+        assert count["valid"] >= 200
+        assert count["test"] >= 300
 
     def test_every_expression_is_well_represented(self, card: Card, rows: list[DialogueRow]) -> None:
         count = Counter(r.expression for r in rows)
         assert set(count) == set(card.expressions)
-        assert min(count.values()) >= 25
+        assert min(count.values()) >= 100
 
     def test_memories_are_read_and_written(self, rows: list[DialogueRow]) -> None:
         assert sum(bool(r.memories_written) for r in rows) >= 110
@@ -62,15 +75,14 @@ class TestCommittedRows:
         check_against_card(rows, card)
 
     def test_replies_are_short(self, rows: list[DialogueRow]) -> None:
-        assert max(len(r.reply) for r in rows) <= 70
+        assert max(len(r.reply) for r in rows) <= 90
 
     def test_no_near_duplicate_across_splits(self, rows: list[DialogueRow]) -> None:
-        train = [normalise(r.user) for r in rows if r.split == "train" and not r.history]
-        for held in (r for r in rows if r.split != "train" and not r.history):
-            matcher = difflib.SequenceMatcher(b=normalise(held.user), autojunk=False)
-            for text in train:
-                matcher.set_seq1(text)
-                assert matcher.quick_ratio() <= 0.85 or matcher.ratio() <= 0.85, (held.user, text)
+        train = [normalise(r.user) for r in rows if r.split == "train"]
+        valid = [normalise(r.user) for r in rows if r.split == "valid"]
+        test = [normalise(r.user) for r in rows if r.split == "test"]
+        assert near_duplicates(train, valid + test, 0.85) == []
+        assert near_duplicates(valid, test, 0.85) == []
 
     def test_no_reply_is_used_twice(self, rows: list[DialogueRow]) -> None:
         assert [reply for reply, n in Counter(r.reply for r in rows).items() if n > 1] == []
@@ -83,6 +95,9 @@ class TestLoading:
             ({"mood": "good"}, "mood: Extra inputs"),
             ({"reply": ""}, "reply: "),
             ({"user": "두\n줄"}, "user: .*one trimmed line"),
+            ({"reply": "나 {나이}살"}, "reply: .*holds '{나이}'"),
+            ({"eyes": 1.2}, "eyes: "),
+            ({"register": "사투리"}, "register: "),
             ({"reply": "[이름: 민수] 응"}, "reply: .*square brackets"),
             ({"split": "dev"}, "split: "),
             ({"memories_written": ["이름 민수"]}, "memories_written: .*'키: 값'"),
@@ -152,6 +167,8 @@ class TestOriginalCsv:
         assert first.memories_read == ["취미: 체스"]
         assert first.memories_written == ["이름: 가온"]
         assert (first.expression, first.split) == ("surprise", "valid")
+        assert (first.face, first.reason) == (card.expressions["surprise"].expression, "")
+        assert first.register == card.speech
         assert (second.user, second.reply) == ("오늘, 뭐 해?", "쉬고 있어")
         assert second.memories_written == ["상태: 쉬는 중"]
 
@@ -215,6 +232,37 @@ class TestSelection:
         assert with_history(rows, 0.0, card) == rows
 
 
+class TestDays:
+    def settings(self, **change: Any) -> PersonaConfig:
+        return PersonaConfig(**{"today": DAY} | change)
+
+    def test_held_out_rows_are_said_today(self, card: Card, rows: list[DialogueRow]) -> None:
+        days = dated(rows, card, self.settings(other_dates=1.0))
+        assert {day for row, day in days if row.split != "train"} == {DAY}
+        assert [row for row, _ in days if row.split != "train"] == [r for r in rows if r.split != "train"]
+
+    def test_rows_that_say_her_age_come_on_several_days(self, card: Card, rows: list[DialogueRow]) -> None:
+        days = dated(rows, card, self.settings(date_copies=4))
+        for row in rows:
+            if row.split == "train" and "{" in row.reply:
+                own = [day for r, day in days if r.id.partition("-")[0] == row.id]
+                assert len(own) == len(set(own)) == 4
+                assert len({day.year for day in own}) >= 3
+        assert len({row.id for row, _ in days}) == len(days)
+        assert max(day for _, day in days) <= date(2030, 12, 3)
+
+    def test_share_of_other_days(self, card: Card, rows: list[DialogueRow]) -> None:
+        days = [d for row, d in dated(rows, card, self.settings(other_dates=0.3)) if row.split == "train"]
+        assert 0.26 < sum(day != DAY for day in days) / len(days) < 0.38
+
+    def test_one_day_for_all(self, card: Card, rows: list[DialogueRow]) -> None:
+        assert dated(rows, card, self.settings(years_ahead=0)) == [(row, DAY) for row in rows]
+
+    def test_auto_is_today(self) -> None:
+        assert PersonaConfig(today="auto").day == date.today()
+        assert PersonaConfig(today="2025-12-01").day == DAY
+
+
 class TestStage:
     def config(self, **change: Any) -> Config:
         config = load_config(ROOT)
@@ -236,14 +284,31 @@ class TestStage:
         assert len(tables["train"]) == report.metrics["rows_train"]
         by_id = {r.id: r for r in rows}
         for record in tables["test"]:
-            source = by_id[record["id"]]
-            expected = render_prompt(card, source.memories_read, source.history, source.user)
-            assert record["prompt"] == expected
-            assert parse_completion(record["completion"], card).text == source.reply
+            source = said_on(by_id[record["id"]], card, DAY)
+            expected = render_prompt(card, source.memories_read, source.history, source.user, DAY)
+            assert (record["prompt"], record["day"]) == (expected, DAY.isoformat())
+            assert parse_turn(record["completion"], card).text == source.reply
+        for record in tables["train"]:
+            turn = parse_turn(record["completion"], card)
+            assert (turn.text, turn.expression_name) == (record["reply"], record["expression"])
+            assert "{" not in record["prompt"] + record["completion"]
         assert report.metrics["fallback_expression_accuracy"] > report.metrics["majority_expression_accuracy"]
         assert report.notes == []
         with Image.open(out / "lengths.png") as picture:
             assert picture.size[0] > 300
+
+    def test_her_age_is_read_in_the_prompt_not_learnt(self, tmp_path: Path) -> None:
+        self.stage(tmp_path)
+        train = pq.read_table(tmp_path / "out/train.parquet").to_pylist()
+        said = Counter()
+        for record in train:
+            header = record["prompt"].partition("\n")[0]
+            ages = re.findall(r"([0-9]{2})살", header)
+            assert len(ages) == 1
+            if "나이" in record["user"] and (told := re.search(r"([0-9]{2})살", record["reply"])):
+                assert told.group(1) == ages[0], record
+                said[told.group(1)] += 1
+        assert len(said) >= 4
 
     def test_limit(self, tmp_path: Path) -> None:
         report = self.stage(tmp_path, limit=24)
