@@ -18,6 +18,7 @@ from rich.table import Table
 from ohlora.config import Config, ConfigError, dump_config, find_root, load_config, state_dir
 from ohlora.corpus_cli import corpus_app
 from ohlora.errors import UserError
+from ohlora.express_cli import express
 from ohlora.face_test_cli import face_test
 from ohlora.gan_cli import gan_app
 from ohlora.label_cli import import_teacher, label
@@ -44,6 +45,7 @@ app.add_typer(bento_app, name="bento")
 app.command(epilog="Example: ohlora label photos --out scores.csv --masks masks")(label)
 app.command("import-teacher", epilog="Example: ohlora import-teacher model.pt teacher")(import_teacher)
 app.command(epilog=RENDER_EXAMPLES)(render)
+app.command(epilog="Example: ohlora express --replies replies.csv --out expressions.csv")(express)
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="Profile, e.g. smoke or gpu.")]
 Overrides = Annotated[

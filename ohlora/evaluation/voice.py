@@ -6,6 +6,7 @@ held-out test split, sampled with the settings that serve.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -28,11 +29,11 @@ from ohlora.evaluation.intervals import Figure, bootstrap
 from ohlora.evaluation.voice_expression import read_expressions
 from ohlora.evaluation.voice_judges import letters
 from ohlora.evaluation.voice_probes import Probe, Probes
-from ohlora.evaluation.voice_test import Ask, Judged, Plan, Result, Said, asks, judge, spread
+from ohlora.evaluation.voice_test import Ask, Plan, Result, Said, asks, judge, spread
 from ohlora.llm.engine import Voice
 from ohlora.llm.likelihood import bits_of_each, encode, read_rows
 from ohlora.llm.precision import uses_bfloat16
-from ohlora.persona.card import Card, load_card
+from ohlora.persona.card import load_card
 from ohlora.persona.dialogues import CARD_FILE
 
 if TYPE_CHECKING:
@@ -127,3 +128,23 @@ def trained_replies(dialogues: Path) -> frozenset[str]:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; run stage dialogues first")
     return frozenset(letters(reply) for reply in pq.read_table(path, columns=["reply"])["reply"].to_pylist())
+
+
+def answer(
+    voice: Voice, questions: Sequence[Ask], config: GenerationConfig, seed: int, progress: Progress
+) -> list[Said]:
+    """Complete every prompt, each with a random generator of its own: order and number change nothing."""
+    said = []
+    for ask in progress(questions, "replies"):
+        generator = torch.Generator().manual_seed(seed_of(seed, ask))
+        text = voice.complete(ask.prompt, generator, config)
+        tokens = len(voice.tokenizer(text, add_special_tokens=False)["input_ids"])
+        reason = "length" if tokens >= config.max_new_tokens else "stop"
+        said.append(Said(text, reason, tokens))
+    return said
+
+
+def seed_of(seed: int, ask: Ask) -> int:
+    """Seed of one reply."""
+    text = f"{seed} {ask.kind} {ask.probe.id} {ask.sample}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
