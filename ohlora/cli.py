@@ -24,6 +24,7 @@ from ohlora.gan_cli import gan_app
 from ohlora.label_cli import import_teacher, label
 from ohlora.render_cli import EXAMPLES as RENDER_EXAMPLES
 from ohlora.render_cli import render
+from ohlora.voice_cli import voice_app
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -40,6 +41,7 @@ bento_app = typer.Typer(help="The packaged product.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(gan_app, name="gan")
 gan_app.command("test", epilog="Example: ohlora gan test --latents 50 --out face-test")(face_test)
+app.add_typer(voice_app, name="voice")
 app.add_typer(registry_app, name="registry")
 app.add_typer(bento_app, name="bento")
 app.command(epilog="Example: ohlora label photos --out scores.csv --masks masks")(label)

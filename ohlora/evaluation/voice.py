@@ -7,6 +7,7 @@ held-out test split, sampled with the settings that serve.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -30,10 +31,10 @@ from ohlora.evaluation.voice_expression import read_expressions
 from ohlora.evaluation.voice_judges import letters
 from ohlora.evaluation.voice_probes import Probe, Probes
 from ohlora.evaluation.voice_test import Ask, Plan, Result, Said, asks, judge, spread
-from ohlora.llm.engine import Voice
+from ohlora.llm.engine import TurnRequest, Voice
 from ohlora.llm.likelihood import bits_of_each, encode, read_rows
 from ohlora.llm.precision import uses_bfloat16
-from ohlora.persona.card import load_card
+from ohlora.persona.card import Card, load_card
 from ohlora.persona.dialogues import CARD_FILE
 
 if TYPE_CHECKING:
@@ -42,7 +43,14 @@ if TYPE_CHECKING:
 PARTS = (intervals, voice_expression, voice_judges, voice_probes, voice_test)
 """Modules that the score depends on: a change of one means to score again."""
 
+BATCH = 16  # turns in one pass; more only fill it with padding
+
 Progress = Callable[[Sequence[Any], str], Any]
+
+
+def silently(items: Sequence[Any], _title: str) -> Sequence[Any]:
+    """Iterate without a bar."""
+    return items
 
 
 def score(model_folder: Path, inputs: dict[str, Path], config: Config) -> dict[str, float]:
@@ -62,7 +70,9 @@ def score(model_folder: Path, inputs: dict[str, Path], config: Config) -> dict[s
         ProbeError: the probes are.
     """
     torch.set_num_threads(config.runtime.threads or torch.get_num_threads())
-    voice = Voice.load_pair(inputs["base_llm"], model_folder, config.runtime.device)
+    voice = Voice.load_pair(
+        inputs["base_llm"], model_folder, config.runtime.device, engine=config.generation.engine
+    )
     plan = Plan.of(config.voice_test, quick=True)
     return examine(str(model_folder), voice, inputs, config, plan).metrics
 
@@ -74,7 +84,7 @@ def examine(
     config: Config,
     plan: Plan,
     on: date | None = None,
-    progress: Progress = lambda items, _title: items,
+    progress: Progress = silently,
 ) -> Result:
     """Ask, judge and count.
 
@@ -95,7 +105,7 @@ def examine(
     own: list[Ask] = []
     if plan.own_replies:
         own = [Ask("held_out", Probe(id=row["id"], user=row["user"]), row["prompt"]) for row in rows]
-    said = answer(voice, [*questions, *own], config.generation, plan.seed, progress)
+    said = answer(voice, [*questions, *own], card, config.generation, plan.seed, progress)
     judged = [judge(a, s, card, probes, on) for a, s in zip([*questions, *own], said, strict=True)]
     figures = voice_test.figures_of_replies(judged, card, trained_replies(inputs["dialogues"]))
     held_out = read_expressions(voice.model, voice.tokenizer, rows, card)
@@ -104,6 +114,9 @@ def examine(
         answered = judged[len(questions) :]
         figures |= voice_test.figures_of_own_expressions(answered, [row["expression"] for row in rows])
     mixed = uses_bfloat16(config.runtime, voice.model.device)
+    if plan.timed:
+        timed = spread([a for a in questions if a.sample == 0], plan.timed)
+        figures |= time_replies(voice, timed, card, config.generation, plan.seed)
     figures["bits_per_character"] = surprise(voice.model, voice.tokenizer, rows, mixed)
     return Result(name, judged, held_out, figures)
 
@@ -131,17 +144,47 @@ def trained_replies(dialogues: Path) -> frozenset[str]:
 
 
 def answer(
-    voice: Voice, questions: Sequence[Ask], config: GenerationConfig, seed: int, progress: Progress
+    voice: Voice,
+    questions: Sequence[Ask],
+    card: Card,
+    config: GenerationConfig,
+    seed: int,
+    progress: Progress,
 ) -> list[Said]:
-    """Complete every prompt, each with a random generator of its own: order and number change nothing."""
-    said = []
-    for ask in progress(questions, "replies"):
-        generator = torch.Generator().manual_seed(seed_of(seed, ask))
-        text = voice.complete(ask.prompt, generator, config)
-        tokens = len(voice.tokenizer(text, add_special_tokens=False)["input_ids"])
-        reason = "length" if tokens >= config.max_new_tokens else "stop"
-        said.append(Said(text, reason, tokens))
-    return said
+    """Answer every prompt with a seed of its own, in batches of similar length."""
+    turns = [TurnRequest(ask.prompt, card, seed_of(seed, ask), config) for ask in questions]
+    order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt))
+    said: dict[int, Said] = {}
+    for start in progress(range(0, len(order), BATCH), "replies"):
+        chosen = order[start : start + BATCH]
+        for i, done in zip(chosen, voice.complete_many([turns[i] for i in chosen], BATCH), strict=True):
+            said[i] = Said(done.completion, done.reason, done.tokens)
+    return [said[i] for i in range(len(turns))]
+
+
+def time_replies(
+    voice: Voice, questions: Sequence[Ask], card: Card, config: GenerationConfig, seed: int
+) -> dict[str, Figure]:
+    """Speed of turns that are answered one after the other, as serving does.
+
+    Returns:
+        `tokens_per_second` over all turns, `first_token_seconds` and `reply_seconds` (medians), and
+        `slowest_reply_seconds`.
+    """
+    turns = [TurnRequest(ask.prompt, card, seed_of(seed, ask), config) for ask in questions]
+    if turns:
+        voice.complete_turn(turns[0])  # what is made once is not a reply's time
+    done = [voice.complete_turn(turn) for turn in turns]
+    seconds, first = np.array([d.seconds for d in done]), np.array([d.time_to_first_token for d in done])
+    tokens = np.array([d.tokens for d in done])
+    count = len(done)
+    slowest = float(seconds.max()) if count else math.nan
+    return {
+        "tokens_per_second": bootstrap(lambda i: float(tokens[i].sum() / seconds[i].sum()), count),
+        "first_token_seconds": bootstrap(lambda i: float(np.median(first[i])), count),
+        "reply_seconds": bootstrap(lambda i: float(np.median(seconds[i])), count),
+        "slowest_reply_seconds": Figure(slowest, math.nan, math.nan, count),
+    }
 
 
 def seed_of(seed: int, ask: Ask) -> int:

@@ -71,6 +71,7 @@ class Plan:
     samples: Mapping[str, int] = field(default_factory=dict)
     held_out: int = 0  # rows of the test split, for the expression and for bits per character
     own_replies: bool = False  # answers the messages of the test split as well
+    timed: int = 0  # turns that are answered one after the other, for speed
     seed: int = 0
 
     @classmethod
@@ -80,6 +81,7 @@ class Plan:
             return cls(
                 samples={"facts": settings.fact_samples, "variety": settings.variety_samples},
                 own_replies=True,
+                timed=settings.timed,
                 seed=settings.seed,
             )
         counts = {
@@ -113,7 +115,7 @@ class Said:
     """One completion of a prompt, raw."""
 
     text: str
-    finish_reason: str = "stop"  # "length" where the limit of tokens cut it off
+    finish_reason: str = "end"  # "budget" where the limit of tokens ended it
     tokens: int = 0
 
 
@@ -272,7 +274,7 @@ def _form(judged: Sequence[Judged], card: Card) -> dict[str, Figure]:
         "parse_rate": share(sum(j.parses for j in judged), count),
         "empty_rate": share(count - len(spoken), count),
         "loop_rate": share(sum(map(loops, spoken)), count),
-        "truncated_rate": share(sum(j.said.finish_reason == "length" for j in judged), count),
+        "truncated_rate": share(sum(j.said.finish_reason == "budget" for j in judged), count),
         "register_rate": share(sum(register), len(spoken)),
         "hangul_rate": bootstrap(hangul, len(spoken)),
         "reply_characters": bootstrap(mean_length, len(spoken)),

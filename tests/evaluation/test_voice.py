@@ -48,7 +48,7 @@ def probes() -> Probes:
     return Probes.load(PROBES)
 
 
-def judged(card: Card, probes: Probes, probe: Probe, text: str, kind: str, reason: str = "stop") -> Judged:
+def judged(card: Card, probes: Probes, probe: Probe, text: str, kind: str, reason: str = "end") -> Judged:
     return judge(Ask(kind, probe, "?"), Said(text, reason, 5), card, probes, DAY)  # type: ignore[arg-type]
 
 
@@ -78,7 +78,7 @@ def test_figures_count_what_was_judged(card: Card, probes: Probes) -> None:
         judged(card, probes, QUIET, " 반가워요. [기분: 좋음] (기쁨 654)", "memory_writing"),
         judged(card, probes, Probe(id="v", user="뭐 해"), " 벌써 산책을 다녀왔지 (기쁨 654)", "variety"),
         judged(card, probes, Probe(id="v", user="뭐 해"), " 벌써 산책을 다녀왔지! (기쁨 654)", "variety"),
-        judged(card, probes, Probe(id="v", user="뭐 해"), "", "variety", "length"),
+        judged(card, probes, Probe(id="v", user="뭐 해"), "", "variety", "budget"),
     ]
     figures = figures_of_replies(rows, card, frozenset({letters("벌써 산책을 다녀왔지")}))
     value = {name: figure.value for name, figure in figures.items()}
