@@ -362,10 +362,19 @@ class VoiceConfig(Section):
 
 
 class GenerationConfig(Section):
-    max_new_tokens: Positive = 64
+    engine: Literal["auto", "transformers", "openvino"] = Field(
+        "auto", description="what computes; auto is openvino (int8 weights) for Gemma 3 on a CPU"
+    )
+    max_new_tokens: Positive = Field(
+        128, description="of a whole turn; speech ends early enough for the rest of it"
+    )
+    max_prompt_tokens: Positive = Field(
+        256, description="the oldest turns, then the last memories are left out of a longer prompt"
+    )
     temperature: float = Field(0.6, ge=0, le=2, description="0 is greedy")
     top_p: Fraction = 0.9
     repetition_penalty: float = Field(1.15, ge=1, le=2)
+    no_repeat_ngram: int = Field(4, ge=0, description="no run of so many tokens comes twice; 0 allows it")
     history_turns: int = Field(3, ge=0, description="earlier turns in the prompt")
 
 

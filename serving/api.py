@@ -7,12 +7,15 @@ keeps a rebound DNS name out). With one, every `/api` call carries `Authorizatio
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hmac
 import io
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -34,7 +37,7 @@ from serving.engine import Busy, Engine, NotReady
 from serving.journal import describe, logger
 
 if TYPE_CHECKING:
-    from ohlora.chat import Companion
+    from ohlora.chat import Companion, Turn
 
 PAGE = Path(__file__).resolve().parent / "page"
 MAX_BODY = 64 * 1024  # bytes
@@ -63,9 +66,11 @@ class ApiError(Exception):
         super().__init__(code)
         self.status, self.code, self.message, self.headers = status, code, message, headers
 
+    def body(self) -> dict[str, Any]:
+        return {"error": {"code": self.code, "message": self.message}}
+
     def response(self) -> JSONResponse:
-        body = {"error": {"code": self.code, "message": self.message}}
-        return JSONResponse(body, self.status, headers=self.headers)
+        return JSONResponse(self.body(), self.status, headers=self.headers)
 
 
 class SecurityHeaders:
@@ -265,6 +270,94 @@ def _expression(companion: Companion, name: str, expression: Expression) -> dict
     return {"name": name, "label": label, **expression.model_dump()}
 
 
+async def _said(request: Request) -> ChatRequest:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        # Also what makes a browser ask first before another site's page may post here.
+        raise ApiError(415, "bad_content_type", "Content-Type은 application/json이어야 해요.")
+    return parse_chat(await read_body(request))
+
+
+def _told(companion: Companion, turn: Turn) -> dict[str, Any]:
+    return {
+        "text": turn.text,
+        "expression": _expression(companion, turn.expression_name, turn.expression),
+        "memories_used": turn.memories_used,
+        "memories_written": turn.memories_written,
+        "image": data_url(webp(turn.image)),
+        "seconds": {name: round(value, 3) for name, value in turn.seconds.items()},
+    }
+
+
+def _talk(companion: Companion, said: ChatRequest) -> tuple[Turn, dict[str, Any]]:
+    turn = companion.turn(said.session, said.message, said.seed)
+    return turn, _told(companion, turn)
+
+
+def _log(turn: Turn) -> None:
+    logger.info("turn: %s", ", ".join(f"{name} {value:.2f} s" for name, value in turn.seconds.items()))
+
+
+def _sse(name: str, data: dict[str, Any]) -> str:
+    """One server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _stream(companion: Companion, said: ChatRequest, tell: Callable[[str], None], gone: threading.Event) -> None:
+    """Answer in the model thread and tell each event; stops between two tokens once nobody listens."""
+    from ohlora.chat import Turn
+    from ohlora.llm import ExpressionChosen, MemoryWritten, Speech
+
+    with contextlib.closing(companion.stream_turn(said.session, said.message, said.seed)) as events:
+        for event in events:
+            if gone.is_set():
+                return
+            match event:
+                case Speech(text):
+                    tell(_sse("speech", {"text": text}))
+                case MemoryWritten(text):
+                    tell(_sse("memory", {"text": text}))
+                case ExpressionChosen(name, expression):
+                    tell(_sse("expression", _expression(companion, name, expression)))
+                case Turn():
+                    tell(_sse("turn", _told(companion, event)))
+                    _log(event)
+
+
+async def _events(engine: Engine, said: ChatRequest) -> AsyncGenerator[str, None]:
+    """The server-sent events of one turn.
+
+    Raises:
+        ApiError: the turn is refused or fails before its first event; a later failure is an event `error`.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[str] = asyncio.Queue()
+    gone = threading.Event()
+
+    def tell(event: str) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, event)
+
+    job = asyncio.ensure_future(_answer(engine.run(lambda c: _stream(c, said, tell, gone))))
+    started = False
+    try:
+        while True:
+            waiting = asyncio.ensure_future(queue.get())
+            await asyncio.wait({waiting, job}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done() and queue.empty():
+                waiting.cancel()
+                break
+            started = True
+            yield await waiting
+        try:
+            await job
+        except ApiError as error:
+            if not started:
+                raise
+            yield _sse("error", error.body())
+    finally:
+        gone.set()
+        job.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody is left to tell
+
+
 def _routes(engine: Callable[[], Engine]) -> APIRouter:
     api = APIRouter()
     faces = Faces(engine)
@@ -287,25 +380,26 @@ def _routes(engine: Callable[[], Engine]) -> APIRouter:
 
     @api.post("/chat")
     async def chat(request: Request) -> JSONResponse:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            # Also what makes a browser ask first before another site's page may post here.
-            raise ApiError(415, "bad_content_type", "Content-Type은 application/json이어야 해요.")
-        said = parse_chat(await read_body(request))
-
-        def talk(companion: Companion) -> tuple[dict[str, float], dict[str, Any]]:
-            turn = companion.turn(said.session, said.message, said.seed)
-            return turn.seconds, {
-                "text": turn.text,
-                "expression": _expression(companion, turn.expression_name, turn.expression),
-                "memories_used": turn.memories_used,
-                "memories_written": turn.memories_written,
-                "image": data_url(webp(turn.image)),
-                "seconds": {name: round(value, 3) for name, value in turn.seconds.items()},
-            }
-
-        seconds, answer = await _answer(engine().run(talk))
-        logger.info("turn: %s", ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
+        said = await _said(request)
+        turn, answer = await _answer(engine().run(lambda companion: _talk(companion, said)))
+        _log(turn)
         return JSONResponse(answer)
+
+    @api.post("/chat/stream")
+    async def chat_stream(request: Request) -> StreamingResponse:
+        events = _events(engine(), await _said(request))
+        first = await anext(events)  # what is refused is refused with a status, not within a stream
+
+        async def all_events() -> AsyncIterator[str]:
+            try:
+                yield first
+                async for event in events:
+                    yield event
+            finally:  # also when the client has gone
+                await events.aclose()
+
+        headers = {"X-Accel-Buffering": "no"}  # a proxy in between shall not collect the pieces
+        return StreamingResponse(all_events(), media_type="text/event-stream", headers=headers)
 
     @api.get("/face")
     async def face(

@@ -25,31 +25,34 @@ from ohlora.attributes import Expression
 from ohlora.chat.message import check_message
 from ohlora.chat.product import PERSONA, Product, load_product
 from ohlora.config import GenerationConfig
-from ohlora.gan import Face
-from ohlora.llm import Voice
-from ohlora.memory import Embedder, Encoder, MemoryStore, is_grounded
-from ohlora.persona import (
-    Card,
-    CardError,
-    EmptyReply,
-    ParsedTurn,
-    expression_of,
-    load_card,
-    parse_completion,
-    render_prompt,
+from ohlora.gan import load_face
+from ohlora.llm import (
+    Event,
+    ExpressionChosen,
+    Finished,
+    MemoryWritten,
+    Speech,
+    TurnRequest,
+    Voice,
+    fit_prompt,
 )
+from ohlora.memory import Embedder, Encoder, MemoryStore, is_grounded
+from ohlora.persona import Card, CardError, expression_of, load_card
 
-ATTEMPTS = 3
-SPEECHLESS = "미안, 방금 말이 꼬였어. 한 번만 다시 말해 줄래?"
-SPEECHLESS_EXPRESSION = "thinking"
 _KEPT_FACES = 64
 
 
 class Speaker(Protocol):
     """What a turn needs of the voice."""
 
-    def complete(self, prompt: str, generator: torch.Generator, config: GenerationConfig) -> str:
-        """The text that follows the prompt."""
+    def stream(self, turn: TurnRequest) -> Iterator[Event]:
+        """Speech, memories, expression and end of one answer."""
+
+    def count(self, text: str) -> int:
+        """Tokens of a prompt."""
+
+    def prompt_limit(self, config: GenerationConfig) -> int:
+        """Most tokens of a prompt."""
 
 
 class Portraitist(Protocol):
@@ -70,7 +73,11 @@ class Turn:
     memories_written: list[str]
     image: npt.NDArray[np.uint8]  # [256, 256, 3], read-only
     seconds: dict[str, float]  # recall, reply, face
-    fallback: bool = False  # the voice said nothing usable; the text is a stock line
+    finished: Finished  # how the voice came to its end
+
+
+TurnEvent = Speech | MemoryWritten | ExpressionChosen | Turn
+"""What `Companion.stream_turn` yields, in this order."""
 
 
 class Companion:
@@ -127,9 +134,9 @@ class Companion:
         return cls(
             settings,
             card,
-            voice=Voice.load(product / "voice", device),
+            voice=_load_voice(product / "voice", device, settings.generation.engine),
             encoder=encoder,
-            face=Face.load(product / "face", device),
+            face=load_face(product / "face", device),
             store=MemoryStore(database or "sqlite://", encoder, settings.memory.multi_valued),
             threshold=threshold,
         )
@@ -160,30 +167,58 @@ class Companion:
         Raises:
             MessageError: the message is empty, too long or holds unreadable characters.
         """
+        *_, turn = self.stream_turn(session, text, seed)
+        assert isinstance(turn, Turn)
+        return turn
+
+    def stream_turn(self, session: str, text: str, seed: int | None = None) -> Iterator[TurnEvent]:
+        """Answer one message while it is being written.
+
+        Yields `Speech` piece by piece, then what is kept as `MemoryWritten`, `ExpressionChosen`, and last the
+        whole `Turn` with her face. Closing the iterator before the expression stops the computing, and then
+        nothing of the turn is kept. The next turn waits until this iterator is read to its end or closed.
+
+        Args:
+            session, text, seed: as `turn` takes them.
+
+        Raises:
+            MessageError: at the first step; the message is empty, too long or holds unreadable characters.
+        """
         text = check_message(text, self.max_message_chars)
         seconds: dict[str, float] = {}
+        pieces: list[str] = []
+        noted: list[str] = []
         with self._turning:
             with _timed(seconds, "recall"):
                 memories = self._recall(session, text)
-            with _timed(seconds, "reply"):
-                history = self.store.history(session, self.product.generation.history_turns)
-                prompt = render_prompt(self.card, memories, history, text)
-                parsed = self._reply(prompt, secrets.randbits(63) if seed is None else seed)
-            fallback = parsed is None
-            reply = parsed or self._speechless()
-            written = self._remember(session, reply, [text, *(said for said, _ in history)])
-            self.store.add_turn(session, text, reply.text, reply.expression_name)
+            start = time.perf_counter()
+            history = self.store.history(session, self.product.generation.history_turns)
+            for event in self._voice.stream(self._request(memories, history, text, seed)):
+                if isinstance(event, Speech):
+                    pieces.append(event.text)
+                    yield event
+                elif isinstance(event, MemoryWritten):
+                    noted.append(event.text)
+                elif isinstance(event, ExpressionChosen):
+                    chosen = event
+                else:
+                    finished = event
+            seconds["reply"] = time.perf_counter() - start
+            written = self._remember(session, noted, [text, *(said for said, _ in history)])
+            self.store.add_turn(session, text, "".join(pieces), chosen.name)
+        yield from map(MemoryWritten, written)
+        yield chosen
         with _timed(seconds, "face"):
-            image = self.face(reply.expression)
-        return Turn(
-            text=reply.text,
-            expression_name=reply.expression_name,
-            expression=reply.expression,
+            image = self.face(chosen.expression)
+        yield Turn(
+            text="".join(pieces),
+            expression_name=chosen.name,
+            expression=chosen.expression,
             memories_used=memories,
             memories_written=written,
             image=image,
             seconds=seconds,
-            fallback=fallback,
+            finished=finished,
         )
 
     def face(self, expression: Expression) -> npt.NDArray[np.uint8]:
@@ -212,30 +247,29 @@ class Companion:
         settings = self.product.memory
         return [r.text for r in self.store.recall(session, embedding, settings.top_k, self.threshold)]
 
-    def _reply(self, prompt: str, seed: int) -> ParsedTurn | None:
-        """The first usable of a few completions, each with its own seed; None when there is none."""
-        for attempt in range(ATTEMPTS):
-            generator = torch.Generator().manual_seed((seed + attempt) % 2**63)
-            try:
-                completion = self._voice.complete(prompt, generator, self.product.generation)
-                return parse_completion(completion, self.card)
-            except EmptyReply:
-                continue
-        return None
+    def _request(
+        self, memories: list[str], history: list[tuple[str, str]], text: str, seed: int | None
+    ) -> TurnRequest:
+        settings = self.product.generation
+        limit = self._voice.prompt_limit(settings)
+        prompt = fit_prompt(self.card, memories, history, text, self._voice.count, limit)
+        return TurnRequest(prompt, self.card, secrets.randbits(63) if seed is None else seed, settings)
 
-    def _remember(self, session: str, reply: ParsedTurn, said: list[str]) -> list[str]:
+    def _remember(self, session: str, noted: list[str], said: list[str]) -> list[str]:
         """Keep what the voice noted and the person really said."""
         own_words = self.product.memory.own_words
         return [
             self.store.write(session, memory).text
-            for memory in reply.memories_written
+            for memory in noted
             if is_grounded(memory, said, own_words)
         ]
 
-    def _speechless(self) -> ParsedTurn:
-        known = SPEECHLESS_EXPRESSION in self.card.expressions
-        name = SPEECHLESS_EXPRESSION if known else self.card.idle_expression
-        return ParsedTurn(SPEECHLESS, [], name, expression_of(name, self.card))
+
+def _load_voice(folder: Path, device: str, engine: str) -> Voice:
+    try:
+        return Voice.load(folder, device, engine=engine)
+    except ValueError as error:
+        raise ArtifactError(f"{folder}: {error}") from error
 
 
 @contextmanager

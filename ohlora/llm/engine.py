@@ -1,12 +1,18 @@
-"""How tokens are produced: a sampling loop over a key-value cache that streams text.
+"""How she answers: a decoding loop that streams a turn as events, for one prompt or for several at once.
 
-transformers' `generate` takes no generator of random numbers and streams by callback from a thread; this loop
-is seeded by what is passed in, is pulled by its consumer, and stops when the consumer stops.
+Every turn is of the format (`ohlora.llm.turn_mask`), so it is never tried again. transformers' `generate`
+takes no generator of random numbers and streams by callback from a thread; this loop is seeded by what is
+passed in, is pulled by its consumer, and stops computing when the consumer stops. What multiplies the weights
+is exchangeable (`ohlora.llm.networks`).
 """
 
 from __future__ import annotations
 
+import codecs
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,54 +20,120 @@ import torch
 
 from ohlora.artifacts import ArtifactError, verify
 from ohlora.config import GenerationConfig
+from ohlora.llm.events import Event, ExpressionChosen, Finished, MemoryWritten, Reason, Speech
+from ohlora.llm.networks import Network, choose_engine, network_for
 from ohlora.llm.precision import inference_dtype
+from ohlora.llm.sampling import sample
+from ohlora.llm.turn_mask import TokenTable, TurnAutomaton, TurnState
 from ohlora.llm.weights import KIND, load_adapted, load_network, load_tokenizer, pick_device
-from ohlora.persona.prompt import STOP_SEQUENCES
+from ohlora.persona.card import Card
+from ohlora.persona.prompt import STOP_SEQUENCES, TurnGrammar, parse_turn, turn_grammar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-REPLACEMENT = "\ufffd"  # what a tokenizer decodes half a character to
+
+@dataclass(frozen=True)
+class TurnRequest:
+    """What a turn is made from."""
+
+    prompt: str  # of `render_prompt`; names of special tokens in it are read as text
+    card: Card  # whose labels and memory keys the turn may use
+    seed: int  # the same seed, weights, engine and prompt give the same turn
+    config: GenerationConfig = GenerationConfig()
 
 
 class Voice:
-    """A language model that completes prompts. Stateless between calls."""
+    """A language model that answers prompts. Stateless between calls; streams do not disturb each other."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.model = model.eval()
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        engine: str = "transformers",
+        keep_model: bool = True,  # False frees what the engine has copied
+    ) -> None:
+        self.network: Network = network_for(model, engine)
         self.tokenizer = tokenizer
-        self.context: int = model.config.max_position_embeddings
+        self.context = self.network.context
+        self.model: Any = model if keep_model or choose_engine(engine, model) == "transformers" else None
+        self._automata: dict[TurnGrammar, TurnAutomaton] = {}
         self._ends = {tokenizer.eos_token_id}
 
     @classmethod
-    def load(cls, folder: Path, device: str = "auto", precision: str = "auto") -> Voice:
+    def load(cls, folder: Path, device: str = "auto", precision: str = "auto", engine: str = "auto") -> Voice:
         """Load a merged model folder.
 
         Args:
             folder: what `ohlora.llm.merge` wrote.
             device: `auto`, `cpu` or `cuda`.
-            precision: `auto`, `float32` or `bfloat16`.
+            precision: `auto`, `float32` or `bfloat16`, of the transformers engine.
+            engine: `auto`, `transformers` or `openvino`.
 
         Raises:
             ArtifactError: the folder is damaged, or holds an adapter that was not merged with its base.
+            ValueError: the engine cannot run this model here.
         """
         manifest = verify(folder, KIND)
         if not manifest.settings.get("merged"):
             raise ArtifactError(f"{folder} holds an adapter alone; merge it with its base first")
         target = pick_device(device)
-        model = load_network(folder, inference_dtype(precision, target))
-        return cls(model.to(target), load_tokenizer(folder))  # type: ignore[arg-type]
+        model: Any = load_network(folder, inference_dtype(precision, target))
+        return cls(model.to(target), load_tokenizer(folder), engine, keep_model=False)
 
     @classmethod
-    def load_pair(cls, base: Path, adapter: Path, device: str = "auto", precision: str = "auto") -> Voice:
-        """Load a base and an adapter, folded together in memory.
+    def load_pair(
+        cls, base: Path, adapter: Path, device: str = "auto", precision: str = "auto", engine: str = "auto"
+    ) -> Voice:
+        """Load a base and an adapter, folded together in memory; `model` is kept for measurements.
 
         Raises:
             ArtifactError: a folder is damaged or the two do not belong together.
+            ValueError: the engine cannot run this model here.
         """
         target = pick_device(device)
         model, tokenizer = load_adapted(base, adapter, inference_dtype(precision, target))
-        return cls(model.to(target), tokenizer)  # type: ignore[arg-type]
+        moved: Any = model
+        return cls(moved.to(target), tokenizer, engine)
+
+    def count(self, text: str) -> int:
+        """Tokens of a prompt, the begin token included."""
+        return len(self._encode(text))
+
+    def prompt_limit(self, config: GenerationConfig) -> int:
+        """Most tokens of a prompt that leave room for a whole answer."""
+        return max(1, min(config.max_prompt_tokens, self.context - self._budget(config)))
+
+    def stream(self, turn: TurnRequest) -> Iterator[Event]:
+        """Answer one prompt: `Speech` (one or more), `MemoryWritten`, `ExpressionChosen`, `Finished`.
+
+        Closing the iterator ends the computing.
+
+        Raises:
+            ConstraintError: the tokenizer or `max_new_tokens` does not allow a turn.
+        """
+        for events in self._decode([turn]):
+            yield from events
+
+    def complete_turn(self, turn: TurnRequest) -> Finished:
+        """The last event of `stream`."""
+        return self.complete_many([turn])[0]
+
+    def complete_many(self, turns: Sequence[TurnRequest], batch: int = 8) -> list[Finished]:
+        """Answer several prompts, `batch` of them in one pass.
+
+        Each turn has its own seed, so that its text does not depend on its neighbours (up to rounding of the
+        arithmetic, which padding changes).
+        """
+        finished: list[Finished] = []
+        order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt))  # little padding
+        for start in range(0, len(order), batch):
+            group = [turns[i] for i in order[start : start + batch]]
+            ends: list[Finished | None] = [None] * len(group)
+            for events in self._decode(group, ends):
+                del events
+            finished += [end for end in ends if end is not None]
+        return [finished[order.index(i)] for i in range(len(order))]
 
     def complete(
         self,
@@ -70,19 +142,7 @@ class Voice:
         config: GenerationConfig,
         stop: Sequence[str] = STOP_SEQUENCES,
     ) -> str:
-        """The whole completion of `stream`."""
-        return "".join(self.stream(prompt, generator, config, stop))
-
-    def stream(
-        self,
-        prompt: str,
-        generator: torch.Generator,
-        config: GenerationConfig,
-        stop: Sequence[str] = STOP_SEQUENCES,
-    ) -> Iterator[str]:
-        """Complete a prompt piece by piece.
-
-        A piece never ends within a character or within what may become a stop string; none is empty.
+        """What the network writes when nothing holds it to the format: to see what it has learnt.
 
         Args:
             prompt: plain text; names of special tokens in it are read as text.
@@ -90,97 +150,156 @@ class Voice:
             config: sampling; temperature 0 is greedy and leaves the generator alone.
             stop: the text ends before the first of these.
         """
-        pending = ""
-        for text in self._text(self._tokens(prompt, generator, config)):
-            pending += text
-            cut = min((at for at in (pending.find(s) for s in stop) if at >= 0), default=-1)
-            if cut >= 0:
-                if cut:
-                    yield pending[:cut]
-                return
-            held = max((_overlap(pending, s) for s in stop), default=0)
-            if len(pending) > held:
-                yield pending[: len(pending) - held]
-                pending = pending[len(pending) - held :]
-        if pending:
-            yield pending
+        written: list[int] = []
+        text = ""
+        for token in self._tokens(prompt, generator, config):
+            written.append(token)
+            text = self._decoded(written)
+            if any(s in text for s in stop):
+                break
+        return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
+
+    def automaton(self, card: Card) -> TurnAutomaton:
+        """The states of a turn of a card in this vocabulary; built once."""
+        grammar = turn_grammar(card)
+        if grammar not in self._automata:
+            self._automata[grammar] = TurnAutomaton(grammar, self._table)
+        return self._automata[grammar]
+
+    @cached_property
+    def _table(self) -> TokenTable:
+        return TokenTable.of(self.tokenizer, self.network.vocabulary)
+
+    def _decode(
+        self, turns: Sequence[TurnRequest], ends: list[Finished | None] | None = None
+    ) -> Iterator[list[Event]]:
+        """Events of each step; with several turns they are mixed, and `ends` tells the last of each."""
+        prompts = [self._encode(turn.prompt, self.context - self._budget(turn.config)) for turn in turns]
+        rows = [_Row(turn, self.automaton(turn.card), self._budget(turn.config)) for turn in turns]
+        longest = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id or 0
+        step = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts])
+        mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts])
+        one = torch.ones(len(turns), 1, dtype=torch.long)
+        session = self.network.start()
+        try:
+            while True:
+                logits = session.forward(step, mask)
+                events: list[Event] = []
+                for i, row in enumerate(rows):
+                    if row.state.done:
+                        continue
+                    events += row.take(logits[i])
+                    if ends is not None and row.state.done and isinstance(events[-1], Finished):
+                        ends[i] = events[-1]
+                if events:
+                    yield events
+                if all(row.state.done for row in rows):
+                    return
+                step = torch.tensor([[row.written[-1]] for row in rows])
+                mask = torch.cat([mask, one], dim=1)
+        finally:
+            session.close()
 
     def _tokens(self, prompt: str, generator: torch.Generator, config: GenerationConfig) -> Iterator[int]:
-        ids: list[int] = self.tokenizer(prompt, split_special_tokens=True)["input_ids"]
-        # of a prompt that is too long its end counts: the person's last words
-        ids = ids[-max(1, self.context - config.max_new_tokens) :]
-        step = torch.tensor([ids], device=self.model.device)
-        cache: Any = None
+        ids = self._encode(prompt, self.context - self._budget(config))
+        step, mask = torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)
         written: list[int] = []
-        for _ in range(min(config.max_new_tokens, self.context)):
-            logits, cache = self._forward(step, cache)
-            token = sample(logits, written, generator, config)
-            if token in self._ends:
-                return
-            written.append(token)
-            yield token
-            step = torch.tensor([[token]], device=self.model.device)
+        session = self.network.start()
+        try:
+            for _ in range(self._budget(config)):
+                token = sample(session.forward(step, mask)[0], written, generator, config)
+                if token in self._ends:
+                    return
+                written.append(token)
+                yield token
+                step = torch.tensor([[token]])
+                mask = torch.cat([mask, torch.ones(1, 1, dtype=torch.long)], dim=1)
+        finally:
+            session.close()
 
-    # Not a context manager around the loop: its effect would leak to whoever consumes the iterator.
-    @torch.inference_mode()
-    def _forward(self, step: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
-        """Logits after the last token: float32 [vocabulary] on the CPU, and the grown cache."""
-        output = self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return output.logits[0, -1].float().cpu(), output.past_key_values
+    def _budget(self, config: GenerationConfig) -> int:
+        return min(config.max_new_tokens, self.context // 2)
 
-    def _text(self, tokens: Iterator[int]) -> Iterator[str]:
-        """Tokens as whole characters.
+    def _encode(self, prompt: str, limit: int | None = None) -> list[int]:
+        """Tokens of a prompt; of one beyond the limit its end counts, the person's last words.
 
-        Hangul outside the vocabulary arrives as three byte tokens, which decode to U+FFFD one by one; text is
-        therefore the difference that new tokens make to the decoding of the last ones, once it is complete.
-        Bytes that never become a character are dropped.
+        `fit_prompt` shortens prompts where that hurts less; here only the network's context is kept.
         """
-        ids: list[int] = []
-        start = read = 0  # ids[start:read] is context that was given out, ids[read:] waits
-        for token in tokens:
-            ids.append(token)
-            whole = self._decode(ids[start:])
-            if whole.endswith(REPLACEMENT):
-                continue
-            text = whole[len(self._decode(ids[start:read])) :].replace(REPLACEMENT, "")
-            start, read = read, len(ids)
-            if text:
-                yield text
-        rest = self._decode(ids[start:])[len(self._decode(ids[start:read])) :].replace(REPLACEMENT, "")
-        if rest:
-            yield rest
+        ids: list[int] = self.tokenizer(prompt, split_special_tokens=True)["input_ids"]
+        return ids if limit is None else ids[-max(1, limit) :]
 
-    def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    def _decoded(self, ids: list[int]) -> str:
+        """Text of tokens; bytes that are no character are dropped."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).replace("\ufffd", "")
 
 
-def sample(
-    logits: torch.Tensor, written: Sequence[int], generator: torch.Generator, config: GenerationConfig
-) -> int:
-    """Draw the next token.
+class _Row:
+    """One turn of a batch, being written."""
 
-    Args:
-        logits: float32 [vocabulary]; not changed.
-        written: tokens of this completion so far. Only they are penalised (CTRL, arXiv:1909.05858): what the
-            person said and what she remembers must stay easy to say.
-        generator: CPU generator.
-        config: temperature, nucleus (arXiv:1904.09751) and penalty.
-    """
-    if written and config.repetition_penalty != 1:
-        logits = logits.clone()
-        seen = torch.tensor(sorted(set(written)))
-        scores = logits[seen]
-        penalty = config.repetition_penalty
-        logits[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
-    if config.temperature == 0:
-        return int(logits.argmax())
-    probabilities, order = torch.softmax(logits / config.temperature, dim=-1).sort(descending=True)
-    outside = probabilities.cumsum(0) - probabilities >= config.top_p
-    outside[0] = False  # the likeliest token stays, even with top_p = 0
-    probabilities[outside] = 0
-    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+    def __init__(self, turn: TurnRequest, automaton: TurnAutomaton, budget: int) -> None:
+        self.state = TurnState(automaton, budget)
+        self.written: list[int] = []
+        self._turn = turn
+        self._texts = automaton.tokens.texts
+        self._generator = torch.Generator().manual_seed(turn.seed % 2**63)
+        self._characters = codecs.getincrementaldecoder("utf-8")()
+        self._text = ""
+        self._told = 0  # characters of the text that events have told
+        self._spoken = False  # whether the speech is complete
+        self._start = time.perf_counter()
+        self._first = 0.0
 
+    def take(self, logits: torch.Tensor) -> list[Event]:
+        """Write the next token.
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` with which `stop` begins."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+        Args:
+            logits: float32 [vocabulary].
+
+        Returns:
+            what can be told now.
+        """
+        token = sample(
+            logits,
+            self.written,
+            self._generator,
+            self._turn.config,
+            self.state.allowed(),
+            free=self.state.speaking,
+        )
+        self.state.accept(token)
+        self.written.append(token)
+        self._text += self._characters.decode(self._texts[token])
+        events = self._tell()
+        if events and not self._first:
+            self._first = time.perf_counter() - self._start
+        return events + self._end() if self.state.done else events
+
+    def _tell(self) -> list[Event]:
+        events: list[Event] = []
+        if not self._spoken:
+            # speech holds no bracket, so the first one ends it; a space may be the one before the bracket
+            whole = self._text
+            cut = next((at for at, c in enumerate(whole) if c in "[("), -1)
+            self._spoken = cut >= 0
+            speech = (whole[:cut] if self._spoken else whole).rstrip(" ")
+            start = max(1, self._told)  # the format's own space comes first
+            if len(speech) > start:
+                events.append(Speech(speech[start:]))
+                self._told = len(speech)
+        if self._spoken:
+            while (close := self._text.find("]", self._told)) >= 0:
+                opened = self._text.index("[", self._told)
+                events.append(MemoryWritten(self._text[opened + 1 : close]))
+                self._told = close + 1
+        return events
+
+    def _end(self) -> list[Event]:
+        turn = parse_turn(self._text, self._turn.card)
+        reason: Reason = "budget" if self.state.cut else "end"
+        seconds = time.perf_counter() - self._start
+        return [
+            ExpressionChosen(turn.expression_name, turn.expression),
+            Finished(self._text, reason, len(self.written), seconds, self._first),
+        ]

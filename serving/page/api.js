@@ -34,14 +34,50 @@ async function call(path, options = {}) {
 
 export const greeting = async () => (await call("/api/greeting")).json();
 
-export const chat = async (session, message) =>
-  (
-    await call("/api/chat", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ session, message }),
-    })
-  ).json();
+const post = (path, session, message) =>
+  call(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ session, message }),
+  });
+
+// One turn. `onSpeech` gets all that she has said so far, again and again, while she is still writing; a
+// stream that does not come through is replaced by an answer in one piece.
+export async function chat(session, message, onSpeech) {
+  try {
+    return await streamed(await post("/api/chat/stream", session, message), onSpeech);
+  } catch (error) {
+    if (error.status || error.code === "timeout") throw error; // the server has answered: no
+    onSpeech("");
+    return (await post("/api/chat", session, message)).json();
+  }
+}
+
+async function streamed(response, onSpeech) {
+  let waiting = "";
+  let said = "";
+  for await (const piece of pieces(response.body.pipeThrough(new TextDecoderStream()))) {
+    const blocks = (waiting + piece).split("\n\n");
+    waiting = blocks.pop();
+    for (const block of blocks) {
+      const [, name, data] = block.match(/^event: (\w+)\ndata: (.*)$/);
+      const told = JSON.parse(data);
+      if (name === "speech") onSpeech((said += told.text));
+      if (name === "turn") return told;
+      if (name === "error") throw new ApiError(told.error.code, told.error.message, 500);
+    }
+  }
+  throw new ApiError("offline", "오로라와 연결이 끊겼어요.");
+}
+
+async function* pieces(stream) {
+  const reader = stream.getReader();
+  try {
+    for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value;
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
 
 export const memories = async (session) =>
   (await (await call(`/api/memories?session=${encodeURIComponent(session)}`)).json()).memories;

@@ -55,22 +55,31 @@ function setWaiting(value) {
 async function say(text) {
   closeToast();
   const mine = add(view.bubble({ who: "me", text }));
-  const dots = add(view.typing());
+  let shown = add(view.typing()); // dots, then what she has said so far
+  const show = (node) => {
+    shown.remove();
+    shown = add(node);
+  };
+  const listen = (said) => {
+    if (!said) return show(view.typing());
+    if (shown.matches(".typing")) show(view.bubble({ who: "her", text: said }));
+    else view.say(shown, said);
+    log.scrollTop = log.scrollHeight;
+  };
   message.value = "";
   setWaiting(true);
   $("mood").textContent = "생각하는 중";
   try {
-    const turn = await api.chat(conversation.session, text);
+    const turn = await api.chat(conversation.session, text, listen);
     const hers = { who: "her", text: turn.text, used: turn.memories_used, written: turn.memories_written };
     conversation.turns.push({ who: "me", text }, hers);
     conversation.draft = "";
     store.save(conversation);
-    dots.remove();
-    add(view.bubble(hers));
+    show(view.bubble(hers));
     hello.expression = turn.expression;
     await face.show(turn.image, turn.expression);
   } catch (error) {
-    dots.remove();
+    shown.remove();
     mine.remove();
     message.value = text;
     explain(error, () => say(message.value.trim()));

@@ -21,6 +21,8 @@ export function bubble({ who, text, used = [], written = [] }) {
   return item;
 }
 
+export const say = (item, text) => (item.querySelector(".bubble").textContent = text);
+
 export function typing() {
   const item = make("li", "turn her typing");
   const dots = make("p", "bubble");

@@ -1,0 +1,52 @@
+"""A prompt that fits: what is dropped first when there is more to remember than a prompt may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date
+
+from ohlora.persona.card import Card
+from ohlora.persona.prompt import render_prompt
+
+CUT = "…"
+
+
+def fit_prompt(
+    card: Card,
+    memories: Sequence[str],
+    history: Sequence[tuple[str, str]],
+    user: str,
+    count: Callable[[str], int],
+    limit: int,
+    on: date | None = None,
+) -> str:
+    """`render_prompt`, shortened to `limit` tokens.
+
+    Earlier turns go first, the oldest before the others, then memories, the least fitting before the others.
+    What the person says now stays; only if it alone is too long, its beginning gives way to `…`.
+
+    Args:
+        card, memories, history, user, on: as `render_prompt` takes them.
+        count: tokens of a prompt.
+        limit: most tokens; a limit that holds no word of the message still leaves its last character.
+    """
+
+    def rendered(facts: Sequence[str], turns: Sequence[tuple[str, str]], said: str) -> str:
+        return render_prompt(card, facts, turns, said, on)
+
+    facts, turns = list(memories), list(history)
+    while count(prompt := rendered(facts, turns, user)) > limit and (turns or facts):
+        if turns:
+            turns.pop(0)
+        else:
+            facts.pop()
+    if count(prompt) <= limit:
+        return prompt
+    low, high = 1, len(user)  # characters kept: `low` is taken, `high` is too many
+    while high - low > 1:
+        middle = (low + high) // 2
+        if count(rendered([], [], CUT + user[-middle:])) <= limit:
+            low = middle
+        else:
+            high = middle
+    return rendered([], [], CUT + user[-low:])

@@ -1,0 +1,75 @@
+"""Which token comes next, given logits, what is allowed, and what was written before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ohlora.config import GenerationConfig
+
+
+def sample(
+    logits: torch.Tensor,
+    written: Sequence[int],
+    generator: torch.Generator,
+    config: GenerationConfig,
+    allowed: np.ndarray | None = None,
+    free: bool = True,
+) -> int:
+    """Draw the next token.
+
+    Args:
+        logits: float32 [vocabulary]; not changed.
+        written: tokens of this completion so far. Only they are penalised (CTRL, arXiv:1909.05858) and barred
+            from repeating (`no_repeat_ngram`): what the person said and what she remembers must stay easy to
+            say.
+        generator: CPU generator.
+        config: temperature, nucleus (arXiv:1904.09751), penalty and repetition.
+        allowed: bool [vocabulary], at least one; None allows everything.
+        free: whether this is speech. What is not (memories, expression) is the likeliest, and may repeat.
+    """
+    if allowed is not None:
+        logits = logits.masked_fill(~torch.from_numpy(allowed), -torch.inf)
+    if not free or not written:
+        return _draw(logits, generator, config if free else config.model_copy(update={"temperature": 0.0}))
+    logits = logits.clone()
+    if config.repetition_penalty != 1:
+        seen = torch.tensor(sorted(set(written)))
+        scores = logits[seen]
+        penalty = config.repetition_penalty
+        logits[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
+    barred = repeating(written, config.no_repeat_ngram)
+    if barred:
+        rest = logits.clone()
+        rest[sorted(barred)] = -torch.inf
+        if rest.max() > -torch.inf:  # the format comes first
+            logits = rest
+    return _draw(logits, generator, config)
+
+
+def repeating(written: Sequence[int], length: int) -> set[int]:
+    """Tokens that would complete a run of `length` tokens which was written before; 0 bars nothing.
+
+    >>> repeating([5, 6, 7, 5, 6], 3)
+    {7}
+    """
+    if length < 1 or len(written) < length:
+        return set()
+    tail = list(written[len(written) - length + 1 :])
+    return {
+        written[i + length - 1]
+        for i in range(len(written) - length + 1)
+        if list(written[i : i + length - 1]) == tail
+    }
+
+
+def _draw(logits: torch.Tensor, generator: torch.Generator, config: GenerationConfig) -> int:
+    if config.temperature == 0:
+        return int(logits.argmax())
+    probabilities, order = torch.softmax(logits / config.temperature, dim=-1).sort(descending=True)
+    outside = probabilities.cumsum(0) - probabilities >= config.top_p
+    outside[0] = False  # the likeliest token stays, even with top_p = 0
+    probabilities[outside] = 0
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
