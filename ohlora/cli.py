@@ -24,6 +24,7 @@ from ohlora.gan_cli import gan_app
 from ohlora.label_cli import import_teacher, label
 from ohlora.render_cli import EXAMPLES as RENDER_EXAMPLES
 from ohlora.render_cli import render
+from ohlora.reply_cli import reply
 from ohlora.voice_cli import voice_app
 
 console = Console(highlight=False, soft_wrap=True)
@@ -47,6 +48,7 @@ app.add_typer(bento_app, name="bento")
 app.command(epilog="Example: ohlora label photos --out scores.csv --masks masks")(label)
 app.command("import-teacher", epilog="Example: ohlora import-teacher model.pt teacher")(import_teacher)
 app.command(epilog=RENDER_EXAMPLES)(render)
+app.command(epilog="Example: ohlora reply --prompts prompts.csv --samples 4 --out replies.csv")(reply)
 app.command(epilog="Example: ohlora express --replies replies.csv --out expressions.csv")(express)
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="Profile, e.g. smoke or gpu.")]

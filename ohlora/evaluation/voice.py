@@ -106,7 +106,10 @@ def examine(
     if plan.own_replies:
         own = [Ask("held_out", Probe(id=row["id"], user=row["user"]), row["prompt"]) for row in rows]
     said = answer(voice, [*questions, *own], card, config.generation, plan.seed, progress)
-    judged = [judge(a, s, card, probes, on) for a, s in zip([*questions, *own], said, strict=True)]
+    judged = [
+        judge(a, s, card, probes, on, config.memory.own_words)
+        for a, s in zip([*questions, *own], said, strict=True)
+    ]
     figures = voice_test.figures_of_replies(judged, card, trained_replies(inputs["dialogues"]))
     held_out = read_expressions(voice.model, voice.tokenizer, rows, card)
     figures |= voice_test.figures_of_expressions(held_out)

@@ -11,7 +11,7 @@ Notable:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal, TypeVar
@@ -42,6 +42,7 @@ from ohlora.evaluation.voice_probes import (
     WritingProbe,
     filled,
 )
+from ohlora.memory import is_grounded
 from ohlora.persona.card import Card
 from ohlora.persona.prompt import (
     EmptyReply,
@@ -129,12 +130,8 @@ class Judged:
     turn: ParsedTurn | None  # of the robust reading
     parses: bool  # strictly
     right: bool | None = None  # of probes that have an answer
-    matches: int = 0  # memories that should be written and were
-
-    @property
-    def written(self) -> list[str]:
-        """Memories that she wants to keep."""
-        return self.turn.memories_written if self.turn else []
+    written: tuple[str, ...] = ()  # memories that serving would keep
+    matches: int = 0  # how many of them should be written
 
 
 @dataclass(frozen=True)
@@ -196,8 +193,20 @@ def asks(probes: Probes, card: Card, plan: Plan, on: date) -> list[Ask]:
     return result
 
 
-def judge(ask: Ask, said: Said, card: Card, probes: Probes, on: date) -> Judged:
-    """Apply the rules to one completion."""
+def judge(
+    ask: Ask, said: Said, card: Card, probes: Probes, on: date, own_words: Collection[str] = ()
+) -> Judged:
+    """Apply the rules to one completion.
+
+    Args:
+        ask: what was asked.
+        said: what came.
+        card: labels, memory keys and facts.
+        probes: hold the cues of declining.
+        on: the day of the test.
+        own_words: memory keys whose values need not be quoted; as in serving, of other keys a memory is kept
+            only if the person said it.
+    """
     try:
         parse_turn(said.text, card)
         parses = True
@@ -209,6 +218,9 @@ def judge(ask: Ask, said: Said, card: Card, probes: Probes, on: date) -> Judged:
         turn = None
     reply = turn.text if turn else ""
     probe, right, matches = ask.probe, None, 0
+    heard = [probe.user, *(user for user, _ in getattr(probe, "history", []))]
+    noted = turn.memories_written if turn else []
+    written = tuple(memory for memory in noted if is_grounded(memory, heard, own_words))
     if isinstance(probe, FactProbe | CarryOverProbe | RecallProbe):
         false_claim = isinstance(probe, FactProbe) and probe.kind == "contradiction"
         right = answers(
@@ -217,8 +229,8 @@ def judge(ask: Ask, said: Said, card: Card, probes: Probes, on: date) -> Judged:
     elif isinstance(probe, RefusalProbe):
         right = bool(reply) and declines_rightly(reply, probe, probes.cues)
     elif isinstance(probe, WritingProbe):
-        matches = memory_matches(turn.memories_written if turn else [], probe.memories)
-    return Judged(ask, said, reply, turn, parses, right, matches)
+        matches = memory_matches(written, probe.memories)
+    return Judged(ask, said, reply, turn, parses, right, written, matches)
 
 
 def figures_of_replies(judged: Sequence[Judged], card: Card, trained: frozenset[str]) -> dict[str, Figure]:
