@@ -22,9 +22,7 @@ def reply(
     out: Annotated[Path, typer.Option(help="CSV to write; a part of it that is there is kept.")],
     samples: Annotated[int, typer.Option(min=1, max=10000, help="Replies to each prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the sampled replies.")] = 0,
-    model: Annotated[
-        Path | None, typer.Option(help="Product folder; default the one that serves.")
-    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Product folder; default the one that serves.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Change a setting (repeatable).")
     ] = None,
@@ -66,7 +64,7 @@ def served(companion: Companion, row: PromptRow, seed: int) -> Answer:
     for memory in row.memories:
         companion.store.write(session, memory)
     turn = companion.turn(session, row.prompt, seed)
-    companion.store.forget_all(session)
+    companion.store.forget_session(session)
     shown, done = turn.expression, turn.finished
     return Answer(
         reply=turn.text,

@@ -73,7 +73,9 @@ def _test(
         if model is None or read_manifest(model).digest != read_manifest(folder).digest:
             voices[f"champion v{reigning.version}"] = (_base(root, registry, folder), folder)
     if not voices:
-        raise VoiceTestError("there is no champion yet; name a folder, e.g. ohlora voice test artifacts/voice")
+        raise VoiceTestError(
+            "there is no champion yet; name a folder, e.g. ohlora voice test artifacts/voice"
+        )
     if base:
         voices["untuned base"] = (next(iter(voices.values()))[0], None)
 

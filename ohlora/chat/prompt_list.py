@@ -100,9 +100,7 @@ def _of_csv(path: Path, text: str) -> list[PromptRow]:
         rows = []
         for record in reader:
             memories = [part.strip() for part in (record.get("memories") or "").split(";")]
-            rows.append(
-                PromptRow(reader.line_num, record.get(column) or "", tuple(m for m in memories if m))
-            )
+            rows.append(PromptRow(reader.line_num, record.get(column) or "", tuple(m for m in memories if m)))
     except csv.Error as error:
         raise PromptListError(f"{path}, line {reader.line_num}: {error}") from error
     return rows

@@ -163,9 +163,7 @@ def express(row: Row, card: Card) -> Scored:
 
 def _has_tag(reply: str, card: Card) -> bool:
     known = {*card.expressions, *card.labels}
-    return any(
-        body.strip().rstrip("0123456789").rstrip() in known for body in _BRACKETS.findall(reply)
-    )
+    return any(body.strip().rstrip("0123456789").rstrip() in known for body in _BRACKETS.findall(reply))
 
 
 def agreement(scored: Sequence[Scored]) -> dict[str, Figure]:

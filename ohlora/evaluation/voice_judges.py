@@ -16,7 +16,9 @@ LEAST_PAIR = 6  # letters of two words that may not come twice; `그 안에` may
 LEAST_COPY = 8  # letters from which on an equal reply is a copy; below that everybody says `응, 좋아!`
 
 _LOOP = re.compile(r"(\S.{1,}?)\1\1")
-_AGREEING = re.compile(r"^(?:(?:응|어|네|예|웅)(?=[,.! ~]|$)|맞아|맞지|맞는데|맞았|정답|딩동댕|어떻게 알았|그렇지|인정)")
+_AGREEING = re.compile(
+    r"^(?:(?:응|어|네|예|웅)(?=[,.! ~]|$)|맞아|맞지|맞는데|맞았|정답|딩동댕|어떻게 알았|그렇지|인정)"
+)
 _SENTENCE = re.compile(r"[.!?~…]+|,(?= )")
 _POLITE = re.compile(r"(?:요|시오|세여|(?P<formal>[가-힣])니[다까])$")
 _QUOTED = re.compile(r"(['\"‘“]).*?['\"’”]")
@@ -84,9 +86,7 @@ def is_casual(reply: str) -> bool:
 
     What she quotes is somebody else's register.
     """
-    return not any(
-        _is_polite(_TRAILING.sub("", part)) for part in _SENTENCE.split(_QUOTED.sub("말", reply))
-    )
+    return not any(_is_polite(_TRAILING.sub("", part)) for part in _SENTENCE.split(_QUOTED.sub("말", reply)))
 
 
 def _is_polite(sentence: str) -> bool:

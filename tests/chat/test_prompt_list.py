@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 from pathlib import Path
 
@@ -90,10 +91,8 @@ def test_a_run_that_was_killed_anywhere_resumes_to_the_same_file(
     for path in (whole, part):
         path.unlink(missing_ok=True)
     answer_all(rows, samples, whole, Served())
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         answer_all(rows, samples, part, Served(fails_after=after))
-    except KeyboardInterrupt:
-        pass
     data = part.read_bytes()
     header = len(",".join(COLUMNS)) + 1
     part.write_bytes(data[: max(header, len(data) - lost)])  # and the disk was full

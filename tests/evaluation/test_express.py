@@ -47,7 +47,9 @@ def test_every_text_gets_an_expression_of_the_card(text: str) -> None:
 
 def test_tables_json_lines_and_text(card: Card, tmp_path: Path) -> None:
     tsv = tmp_path / "r.tsv"
-    tsv.write_text("id\treply\texpression\teyes\n1\t좋아!\t기쁨\t0.6\n2\t음\t없음\t\n3\t\t\t\n", encoding="utf-8")
+    tsv.write_text(
+        "id\treply\texpression\teyes\n1\t좋아!\t기쁨\t0.6\n2\t음\t없음\t\n3\t\t\t\n", encoding="utf-8"
+    )
     rows = read_replies(tsv, card)
     assert (rows[0].truth, rows[0].truth_values) == ("joy", {"eyes": 0.6})
     assert "unknown expression '없음'" in rows[1].problem

@@ -36,7 +36,9 @@ def test_a_string_is_found_whatever_the_spacing(reply: str, wanted: str, held: b
     assert says(reply, wanted) is held
 
 
-@given(st.text(alphabet=string.ascii_letters + "가나다 0123", max_size=20), st.sampled_from(["entj", "3학년"]))
+@given(
+    st.text(alphabet=string.ascii_letters + "가나다 0123", max_size=20), st.sampled_from(["entj", "3학년"])
+)
 def test_spacing_never_changes_a_judgement(text: str, wanted: str) -> None:
     spaced = " ".join(text)
     assert says(text, wanted) == says(spaced, wanted)
