@@ -18,6 +18,10 @@ def express(
     ],
     out: Annotated[Path, typer.Option(help="CSV to write.")] = Path("expressions.csv"),
     column: Annotated[str | None, typer.Option(help="Column of the replies; default reply.")] = None,
+    voice: Annotated[
+        Path | None,
+        typer.Option(help="Merged voice folder that reads replies without a tag, instead of the policy."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Change a setting (repeatable).")
     ] = None,
@@ -29,7 +33,7 @@ def express(
     from ohlora.cli import console, explained, settings
 
     with explained():
-        from ohlora.evaluation.express import agreement, read_replies, table
+        from ohlora.evaluation.express import agreement, read_replies, read_with_voice, table
         from ohlora.evaluation.express import express as score
         from ohlora.persona.card import load_card
 
@@ -38,6 +42,8 @@ def express(
         config, root = settings(None, overrides)
         card = load_card(root / config.persona.card)
         scored = [score(row, card) for row in read_replies(replies, card, column)]
+        if voice is not None:
+            scored = read_with_voice(scored, voice, card)
         rows = table(scored)
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", encoding="utf-8", newline="") as file:
@@ -45,7 +51,9 @@ def express(
             writer.writeheader()
             writer.writerows(rows)
         sources = Counter(s.source for s in scored)
-        by = ", ".join(f"{sources[name]} by {name}" for name in ("turn", "tag", "policy") if sources[name])
+        by = ", ".join(
+            f"{sources[name]} by {name}" for name in ("turn", "tag", "voice", "policy") if sources[name]
+        )
         console.print(f"{len(scored)} replies, {by or 'none scored'}: {out}", markup=False)
         for s in scored:
             if s.row.problem:

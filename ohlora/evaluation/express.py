@@ -13,16 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ohlora.attributes import Expression
 from ohlora.errors import UserError
 from ohlora.evaluation.intervals import Figure, bootstrap, macro_f1, pearson
 from ohlora.persona.card import Card
 from ohlora.persona.expressions import expression_of, fallback_expression
-from ohlora.persona.prompt import EmptyReply, TurnError, parse_completion, parse_turn
+from ohlora.persona.prompt import (
+    EmptyReply,
+    TurnError,
+    parse_completion,
+    parse_turn,
+    render_prompt,
+    sanitize,
+)
 
 REPLY_COLUMNS = ("reply", "completion", "text", "output_message", "answer")
+MESSAGE_COLUMNS = ("user", "prompt", "message", "question")
 TRUTH_COLUMNS = ("expression", "eyes", "mouth", "pose")
+GREETING = "안녕"
 _BRACKETS = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
 
 
@@ -39,6 +49,7 @@ class Row:
     truth: str | None = None  # name of the card's expression
     truth_values: Mapping[str, float] | None = None  # of eyes, mouth (0 to 1), pose (degrees)
     problem: str = ""
+    message: str = ""  # what the reply answers, where the file says so
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Scored:
     row: Row
     name: str
     expression: Expression | None  # None of a bad row
-    source: str  # "turn": an exact turn, "tag": a tag in other text, "policy", or "bad"
+    source: str  # "turn": an exact turn, "tag": a tag in other text, "voice", "policy", or "bad"
 
 
 def read_replies(path: Path, card: Card, column: str | None = None) -> list[Row]:
@@ -138,7 +149,8 @@ def _row(line: int, reply: Any, record: Mapping[str, Any], card: Card) -> Row:
             values[key] = math.nan
         if not math.isfinite(values[key]):
             return Row(line, reply, problem=f"{key} {cell!r} is not a number")
-    return Row(line, reply, name, values or None)
+    message = next((str(record[c]) for c in MESSAGE_COLUMNS if record.get(c)), "")
+    return Row(line, reply, name, values or None, message=message)
 
 
 def express(row: Row, card: Card) -> Scored:
@@ -159,6 +171,52 @@ def express(row: Row, card: Card) -> Scored:
     return Scored(
         row, turn.expression_name, turn.expression, "tag" if _has_tag(row.reply, card) else "policy"
     )
+
+
+def read_with_voice(scored: Sequence[Scored], voice: Path, card: Card) -> list[Scored]:
+    """Replies without a tag, read by a trained voice instead of the fallback policy.
+
+    The voice is shown the reply after the message that it answers (a greeting where the file names none), and
+    writes the tag. Where it writes none, the fallback policy stays.
+
+    Args:
+        scored: of `express`.
+        voice: merged model folder, e.g. `voice` of a product.
+        card: knows the labels.
+
+    Raises:
+        ArtifactError: the folder is damaged or holds no merged voice.
+    """
+    from ohlora.artifacts import ArtifactError, verify
+    from ohlora.evaluation.voice_expression import read_expressions
+    from ohlora.llm.weights import KIND, load_network, load_tokenizer
+
+    if not verify(voice, KIND).settings.get("merged"):
+        raise ArtifactError(f"{voice} holds an adapter alone; name the folder voice of a product")
+    model, tokenizer = load_network(voice, torch.float32).eval(), load_tokenizer(voice)
+    rows: list[dict[str, Any]] = []
+    open_rows = [k for k, s in enumerate(scored) if s.source == "policy"]
+    for k in open_rows:
+        reply = sanitize(scored[k].row.reply, card.name)
+        shown = scored[k].expression
+        assert shown is not None
+        rows.append(
+            {
+                "prompt": render_prompt(card, [], [], scored[k].row.message or GREETING),
+                "completion": f" {reply}",
+                "reply": reply,
+                "user": scored[k].row.message,
+                "expression": scored[k].name,
+                "eyes": shown.eyes,
+                "mouth": shown.mouth,
+                "pose": shown.pose,
+            }
+        )
+    result = list(scored)
+    for k, seen in zip(open_rows, read_expressions(model, tokenizer, rows, card), strict=True):
+        if seen.tagged:
+            result[k] = Scored(scored[k].row, seen.seen_name, seen.seen, "voice")
+    return result
 
 
 def _has_tag(reply: str, card: Card) -> bool:

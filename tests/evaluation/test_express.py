@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from ohlora.artifacts import ArtifactError
 from ohlora.cli import app
-from ohlora.evaluation.express import RepliesError, Row, agreement, express, read_replies, table
+from ohlora.evaluation.express import (
+    RepliesError,
+    Row,
+    agreement,
+    express,
+    read_replies,
+    read_with_voice,
+    table,
+)
 from ohlora.persona.card import Card, load_card
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +105,18 @@ def test_agreement_with_the_truth(card: Card) -> None:
     assert figures["pose_correlation"].value == pytest.approx(1.0)
     assert agreement([express(rows[3], card)]) == {}
     assert [row["problem"] for row in table([express(r, card) for r in rows])] == [""] * 4 + ["no reply"]
+
+
+def test_a_voice_reads_what_has_no_tag(card: Card, tiny_product: Path) -> None:
+    """An untrained voice writes no tags: then the policy stays, and tags are never overruled."""
+    scored = [express(Row(1, "하지 마 [x"), card), express(Row(2, "좋아 (슬픔 654)", message="안녕"), card)]
+    read = read_with_voice(scored, tiny_product / "voice", card)
+    assert read[1] == scored[1]
+    assert read[0].source in ("policy", "voice")
+    if read[0].source == "policy":
+        assert read[0] == scored[0]
+    with pytest.raises(ArtifactError):
+        read_with_voice(scored, tiny_product / "memory", card)
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
