@@ -1,4 +1,4 @@
-"""Which expression does a reply show? Scores any list of replies, by its own tag or by the fallback policy."""
+"""Which expression does a reply show? Any list of replies, by their tags, a voice or the fallback policy."""
 
 from __future__ import annotations
 
