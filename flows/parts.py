@@ -40,7 +40,8 @@ def voice(options: RunOptions = RunOptions()) -> None:
     with work_tree(options) as run:
         base_llm = run("base_llm")
         dialogues = run("dialogues")
-        run("voice", after=[base_llm, dialogues])
+        voice = run("voice", after=[base_llm, dialogues])
+        run("preference", after=[base_llm, dialogues, voice])
 
 
 @flow(name="memory", persist_result=False)

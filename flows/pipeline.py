@@ -24,16 +24,17 @@ def pipeline(options: RunOptions = RunOptions()) -> None:
         judge = run("judge", after=[corpus])
         face = run("face", after=[corpus, labels, properties])
         variants = run("variants", after=[corpus, labels, properties, filters])
-        run("face_test", after=[corpus, parser, filters, judge, face, variants])
+        face_test = run("face_test", after=[corpus, parser, filters, judge, face, variants])
 
         base_llm = run("base_llm")
         dialogues = run("dialogues")
         voice = run("voice", after=[base_llm, dialogues])
+        preference = run("preference", after=[base_llm, dialogues, voice])
 
         base_encoder = run("base_encoder")
         memory = run("memory", after=[base_encoder])
 
-        run("package", after=[parser, judge, face, voice, memory])
+        run("package", after=[parser, judge, face_test, preference, memory])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,13 +20,25 @@ from flows import ROOT
 from flows.options import RunOptions
 from flows.pages import stage_page
 from ohlora.config import Config, load_config, state_dir
+from ohlora.crew import Crew, Ticket
 from ohlora.lifeline import identity
-from ohlora.pipeline import FLOW_RUN, StageBusy, StageResult, must_run, run_lock, workspace
+from ohlora.pipeline import (
+    FLOW_RUN,
+    StageBusy,
+    StageResult,
+    interrupt,
+    must_run,
+    run_lock,
+    threads_environment,
+    workspace,
+)
 from ohlora.pipeline import run_stage_through_dvc as reproduce
 
 
 class RunStage(Protocol):
-    def __call__(self, name: str, *, after: Sequence[StageResult] = ()) -> StageResult: ...
+    """Hand in a stage; it runs when those it comes after are done, and all have run when the tree is left."""
+
+    def __call__(self, name: str, *, after: Sequence[Ticket] = ()) -> Ticket: ...
 
 
 def _may_pass(_task: Any, _run: TaskRun, state: State) -> bool:
@@ -33,8 +46,8 @@ def _may_pass(_task: Any, _run: TaskRun, state: State) -> bool:
     return isinstance(state.result(raise_on_failure=False), StageBusy)
 
 
-# DVC decides what is stale: a result cache here would disagree with it. Called directly, never submitted: in
-# a thread neither a cancel nor a timeout reaches DVC, which then trains on with the lock held.
+# DVC decides what is stale: a result cache here would disagree with it. Called by our own crew, not submitted
+# to a task runner: there neither a cancel nor a timeout reaches DVC, which then trains on with the lock held.
 @task(
     task_run_name="{name}",
     retries=1,
@@ -43,10 +56,10 @@ def _may_pass(_task: Any, _run: TaskRun, state: State) -> bool:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def stage(name: str, tree: Path, force: bool, mlflow_url: str) -> StageResult:
+def stage(name: str, tree: Path, force: bool, mlflow_url: str, share: int = 1) -> StageResult:
     """Bring one stage of a tree up to date and publish its figures and pictures."""
     log = get_run_logger()
-    environment = {FLOW_RUN: str(flow_run.id or "")}
+    environment = {FLOW_RUN: str(flow_run.id or ""), **threads_environment(share)}
     again = force or must_run(name, tree)
     result = reproduce(name, tree, again, environment=environment, on_line=log.info)
     key = name.replace("_", "-")
@@ -59,7 +72,10 @@ def stage(name: str, tree: Path, force: bool, mlflow_url: str) -> StageResult:
 
 @contextlib.contextmanager
 def work_tree(options: RunOptions) -> Iterator[RunStage]:
-    """Hold the tree (or the workspace of other settings) for a flow run; yields how to run a stage in it."""
+    """Hold the tree (or the workspace of other settings) for a flow run; yields how to run stages in it.
+
+    They run, `jobs` at a time, when the body is through.
+    """
     config = options.config()
     log = get_run_logger()
     with _recorded(config), run_lock(config, ROOT, f"flow run {flow_run.name}", say=log.warning):
@@ -67,15 +83,23 @@ def work_tree(options: RunOptions) -> Iterator[RunStage]:
         log.info("working in %s", tree)
         mlflow_url = f"http://127.0.0.1:{load_config(ROOT).ports.mlflow}"
 
-        def run(name: str, *, after: Sequence[StageResult] = ()) -> StageResult:
+        crew: Crew[StageResult] = Crew(config.jobs, interrupt)
+
+        def work(name: str, share: int, before: list[StageResult]) -> StageResult:
             if name == "labels" and config.labeling.runner == "dask":
                 from flows.shards import score_shards_on_dask  # Dask only where it is asked for
 
                 log.info("scored %d shards on Dask", score_shards_on_dask(load_config(tree), tree))
-            result: StageResult = stage(name, tree, name in options.force, mlflow_url, wait_for=list(after))
+            result: StageResult = stage(
+                name, tree, name in options.force, mlflow_url, share, wait_for=list(before)
+            )
             return result
 
+        def run(name: str, *, after: Sequence[Ticket] = ()) -> Ticket:
+            return crew.add(name, functools.partial(work, name), after)
+
         yield run
+        crew.work()
 
 
 @contextlib.contextmanager

@@ -83,6 +83,16 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{path} does not parse: {error}") from error
 
 
+FORMS: dict[str, tuple[str, ...]] = {"face": ("face", "face-variant")}
+"""Kinds of model folders that may serve as a kind; of all others only the kind itself."""
+
+
+def verify_form(folder: Path, kind: str) -> Manifest:
+    """`verify` of a folder that may serve as `kind`: a face is our own or a variant."""
+    manifest = read_manifest(folder)
+    return verify(folder, manifest.kind if manifest.kind in FORMS.get(kind, ()) else kind)
+
+
 def verify(folder: Path, kind: str | None = None) -> Manifest:
     """Check every file of a model folder against its manifest and return the manifest.
 

@@ -346,6 +346,13 @@ class ScratchLLMConfig(Section):
     seed: int = Field(0, description="of the random weights")
 
 
+class VoiceCandidate(Section):
+    """A voice that `ohlora voice select` compares with others."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="how the table calls it")
+    overrides: list[str] = Field([], description="settings that make it, e.g. voice.lora_rank=32")
+
+
 class VoiceConfig(Section):
     base: Literal["gemma3-270m", "scratch-neox", "hub"] = "gemma3-270m"
     hub_name: str = Field("", description="of base=hub: a model name of a hub or a local folder")
@@ -354,10 +361,43 @@ class VoiceConfig(Section):
     lora_alpha: Positive = 32
     lora_dropout: Fraction = 0.0
     target_modules: str | list[str] = "all-linear"
+    start: str = Field(
+        "data/starters/voice", description="adapter folder to continue from; empty starts from the base"
+    )
+    continued_speed: Fraction = Field(0.2, description="of the learning rate when it continues one")
     learning_rate: Rate = 1e-3
-    epochs: float = Field(0.15, gt=0, description="passes over the train rows; below 1 a part of them")
+    epochs: float = Field(0.04, gt=0, description="passes over the train rows; below 1 a part of them")
     batch_size: Positive = 8
-    max_length: Positive = 192
+    max_length: Positive = Field(320, description="most tokens of prompt and answer; what is cut is reported")
+    tag_weight: float = Field(
+        2.0, gt=0, description="weight of the tokens of memories and expression in the loss; a word's is 1"
+    )
+    evaluate_every: float = Field(0.25, gt=0, description="share of an epoch between held-out scores")
+    evaluate_rows: Positive = Field(64, description="held-out rows that are scored during training")
+    patience: int = Field(
+        4, ge=0, description="scores without a better one before training ends; 0 never ends it early"
+    )
+    candidates: list[VoiceCandidate] = Field(
+        [], description="what ohlora voice select compares; each runs with the settings and its overrides"
+    )
+    seed: int = 0
+
+
+class PreferenceConfig(Section):
+    """KTO after fine-tuning: away from replies that are wrong in a known way."""
+
+    steps: int = Field(6, ge=0, description="0 passes the fine-tuned adapter on")
+    batch_size: int = Field(8, ge=4, multiple_of=2, description="half written replies, half undesirable ones")
+    learning_rate: Rate = 2e-5
+    beta: float = Field(0.1, gt=0, description="how strongly it is held to the fine-tuned model")
+    desirable_weight: float = Field(1.0, gt=0)
+    undesirable_weight: float = Field(1.0, gt=0)
+    samples: str = Field(
+        "", description="CSV of sampled replies (prompt, reply); those that fail the checks are undesirable"
+    )
+    evaluate_every: Positive = Field(20, description="steps between held-out scores")
+    evaluate_rows: Positive = Field(24, description="held-out rows that are scored, each in both kinds")
+    patience: int = Field(3, ge=0, description="scores without a better one before training ends; 0 is never")
     seed: int = 0
 
 
@@ -465,6 +505,7 @@ class Config(Section):
 
     profile: str = "default"
     state: str = Field(".ohlora", description="folder of servers, registry and bentos, relative to the repo")
+    jobs: int = Field(2, ge=1, description="stages of the pipeline that run at a time, sharing the cores")
     runtime: RuntimeConfig = RuntimeConfig()
     tracking: TrackingConfig = TrackingConfig()
     corpus: CorpusConfig = CorpusConfig()
@@ -477,6 +518,7 @@ class Config(Section):
     face_test: FaceTestConfig = FaceTestConfig()
     persona: PersonaConfig = PersonaConfig()
     voice: VoiceConfig = VoiceConfig()
+    preference: PreferenceConfig = PreferenceConfig()
     generation: GenerationConfig = GenerationConfig()
     voice_test: VoiceTestConfig = VoiceTestConfig()
     memory: MemoryConfig = MemoryConfig()

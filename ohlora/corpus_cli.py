@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ohlora.corpus.generated import Sampler
     from ohlora.corpus.parameters import PortraitParameters
-    from ohlora.gan import Face
+    from ohlora.gan import AnyFace
 
 corpus_app = typer.Typer(
     help="Portraits: draw Oh-LoRA, look at a corpus, take photos or samples in.", no_args_is_help=True
@@ -175,14 +175,14 @@ def sample_generator(
     from ohlora.corpus.generated import sample_portraits
     from ohlora.corpus.portraits import write
     from ohlora.corpus.summary import contact_sheet
-    from ohlora.gan import Face
+    from ohlora.gan import load_face
     from ohlora.registry import Registry
 
     with explained():
         config, root = settings()
         _check_folder(out, model)
         weights = model or Registry(config, root).fetch("face", "champion")
-        face = Face.load(weights, config.runtime.device)
+        face = load_face(weights, config.runtime.device)
         digest = face.manifest.digest
         size = resolution or config.corpus.resolution
         bar = tqdm(range(seed, seed + count), desc="sampling")
@@ -193,7 +193,7 @@ def sample_generator(
         console.print(f"wrote {count} portraits to {out}")
 
 
-def face_sampler(face: Face) -> Sampler:
+def face_sampler(face: AnyFace) -> Sampler:
     """Pictures of a face model: the person of a seed, with an expression of the same seed."""
     import numpy as np
 

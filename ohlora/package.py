@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ohlora.artifacts import ArtifactError, Manifest, read_manifest, sha256_file, verify
+from ohlora.artifacts import ArtifactError, Manifest, read_manifest, sha256_file, verify_form
 from ohlora.config import Config, state_dir
 from ohlora.errors import UserError
+from ohlora.evaluation.face_stage import BEST, SCORES
 from ohlora.evaluation.gate import CHAMPION, Decision, Gate, GateError
 from ohlora.pipeline import STAGES
 from ohlora.registry import KINDS, Registry, Version, copy_model
@@ -26,7 +27,7 @@ from ohlora.stage import REPORT, Journal, Report
 
 PRODUCT = "product.json"
 SERVED = ("face", "voice", "memory")  # the labeler labels; it is not served
-CANDIDATES = {"labeler": "parser", "face": "face", "voice": "voice", "memory": "memory"}
+CANDIDATES = {"labeler": "parser", "face": "face", "voice": "preference", "memory": "memory"}
 _BASES = {"voice": "base_llm", "memory": "base_encoder"}
 _KEPT = 3
 _FORMAT = 1
@@ -42,10 +43,10 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     Raises:
         GateError: of a kind nobody holds the floors. PackageError: there is no product to be made.
     """
-    gate = Gate(config)
+    gate = Gate(config, known=json.loads((inputs["face_test"] / SCORES).read_text(encoding="utf-8")))
     decisions, refused = [], []
     for kind in journal.progress(KINDS, "gate"):
-        folder = inputs[CANDIDATES[kind]]
+        folder = inputs[CANDIDATES[kind]] if kind != "face" else best_face(inputs["face_test"])
         try:
             decisions.append(gate.run(kind, folder, _run_of(folder)))
         except GateError as error:
@@ -68,9 +69,22 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     )
 
 
+def best_face(tested: Path) -> Path:
+    """Model folder of the candidate that won the stage `face_test`.
+
+    Raises:
+        ArtifactError: it was made again since.
+    """
+    best = json.loads((tested / BEST).read_text(encoding="utf-8"))
+    folder = Path(best["folder"])
+    if read_manifest(folder).digest != best["sha256"]:
+        raise ArtifactError(f"{folder} is not what was tested; run: ohlora run --force face_test")
+    return folder
+
+
 def _run_of(folder: Path) -> str | None:
-    """MLflow run that trained the model in a stage's output."""
-    report = folder / REPORT
+    """MLflow run that trained the model in a stage's output, or in a folder of it."""
+    report = next((f / REPORT for f in (folder, folder.parent) if (f / REPORT).is_file()), folder / REPORT)
     return Report.model_validate_json(report.read_bytes()).run_id if report.is_file() else None
 
 
@@ -253,7 +267,7 @@ def _products(config: Config, root: Path) -> Path:
 def _is_intact(folder: Path) -> bool:
     try:
         for kind in SERVED:
-            verify(folder / kind, kind)
+            verify_form(folder / kind, kind)
     except ArtifactError:
         return False
     return (folder / PRODUCT).is_file()

@@ -21,10 +21,11 @@ from typing import Any
 import yaml
 
 from ohlora.artifacts import MANIFEST, ArtifactError, read_manifest, sha256_file
-from ohlora.config import Config, FiltersConfig, LabelingConfig, load_config
+from ohlora.config import Config, FiltersConfig, LabelingConfig, VoiceConfig, load_config
+from ohlora.crew import Crew, Ticket
 from ohlora.errors import UserError
 from ohlora.lifeline import die_with_parent
-from ohlora.repro import StageBusy, StageFailed, StageResult, read_report, reproduce
+from ohlora.repro import StageBusy, StageFailed, StageResult, interrupt, read_report, reproduce
 from ohlora.stage import REPORT, Journal, Report, Run, Stage
 from ohlora.workspaces import is_changed, is_workspace, run_lock, workspace
 
@@ -37,6 +38,7 @@ __all__ = [
     "dvc_file",
     "execute",
     "inputs_digest",
+    "interrupt",
     "is_changed",
     "must_run",
     "order",
@@ -44,6 +46,7 @@ __all__ = [
     "run_lock",
     "run_pipeline",
     "run_stage_through_dvc",
+    "threads_environment",
     "workspace",
 ]
 
@@ -198,11 +201,33 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="voice",
             entry="ohlora.llm.sft:train",
-            inputs={"base": "artifacts/base_llm", "dialogues": "artifacts/dialogues"},
+            inputs={
+                "base": "artifacts/base_llm",
+                "dialogues": "artifacts/dialogues",
+                "start": "data/starters/voice",
+            },
             output="artifacts/voice",
             model="voice",
-            params=("voice", "runtime"),
-            code=("ohlora/llm",),
+            params=(*(f"voice.{key}" for key in VoiceConfig.model_fields if key != "candidates"), "runtime"),
+            code=tuple(
+                f"ohlora/llm/{name}.py" for name in ("likelihood", "precision", "sft", "training", "weights")
+            ),
+        ),
+        Stage(
+            name="preference",
+            entry="ohlora.llm.kto:train",
+            inputs={
+                "base": "artifacts/base_llm",
+                "dialogues": "artifacts/dialogues",
+                "voice": "artifacts/voice",
+            },
+            output="artifacts/preference",
+            model="voice",
+            params=("preference", "voice.max_length", "voice.evaluate_rows", "runtime"),
+            code=tuple(
+                f"ohlora/llm/{name}.py"
+                for name in ("kto", "likelihood", "precision", "training", "undesirable", "weights")
+            ),
         ),
         Stage(
             name="base_encoder",
@@ -238,9 +263,11 @@ STAGES: dict[str, Stage] = {
                 "parser": "artifacts/parser",
                 "filters": "artifacts/filters",
                 "face": "artifacts/face",
+                "variants": "artifacts/variants",
+                "face_test": "artifacts/face_test",
                 "base_llm": "artifacts/base_llm",
                 "dialogues": "artifacts/dialogues",
-                "voice": "artifacts/voice",
+                "preference": "artifacts/preference",
                 "base_encoder": "artifacts/base_encoder",
                 "memory": "artifacts/memory",
                 "starters": "data/starters",
@@ -507,13 +534,37 @@ def run_pipeline(
     for name in force:
         if name not in names:
             raise StageError(f"cannot force stage {name!r}: this run has {', '.join(names)}")
-    results = []
     with run_lock(config, root, "ohlora run"):
         tree = workspace(config, root)
+
+        def job(name: str) -> Callable[[int, list[StageResult]], StageResult]:
+            def run(share: int, _before: list[StageResult]) -> StageResult:
+                result = run_stage_through_dvc(
+                    name, tree, name in force or must_run(name, tree), environment=threads_environment(share)
+                )
+                print(f"{name}: {result.outcome} ({result.seconds:.1f} s)", flush=True)
+                if on_stage:
+                    on_stage(result)
+                return result
+
+            return run
+
+        crew: Crew[StageResult] = Crew(config.jobs, interrupt)
+        tickets: dict[str, Ticket] = {}
+        maker = {stage.output: stage.name for stage in STAGES.values()}
         for name in names:
-            result = run_stage_through_dvc(name, tree, name in force or must_run(name, tree))
-            print(f"{name}: {result.outcome} ({result.seconds:.1f} s)", flush=True)
-            results.append(result)
-            if on_stage:
-                on_stage(result)
-    return results
+            needed = [maker[path] for path in STAGES[name].inputs.values() if path in maker]
+            tickets[name] = crew.add(name, job(name), [tickets[other] for other in needed])
+        return crew.work()
+
+
+def threads_environment(share: int) -> dict[str, str]:
+    """Environment of a stage that has so many others beside it: its part of the cores.
+
+    Two torch processes with a thread for each core are slower than one after the other. What
+    `runtime.threads` says wins over it.
+    """
+    if share < 2:
+        return {}
+    threads = str(max(1, len(os.sched_getaffinity(0)) // share))
+    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 
-from ohlora.artifacts import MANIFEST, ArtifactError, Manifest, read_manifest, verify
+from ohlora.artifacts import MANIFEST, ArtifactError, Manifest, read_manifest, verify, verify_form
 from ohlora.config import Config, state_dir
 from ohlora.errors import UserError
 from ohlora.lifeline import identity, is_alive
@@ -196,7 +196,7 @@ class Registry:
         Raises:
             ArtifactError: the folder is not an intact model of this kind.
         """
-        manifest = verify(folder, kind)
+        manifest = verify_form(folder, kind)
         with self._lock:
             if base is not None:
                 self.keep_base(base)
@@ -263,7 +263,7 @@ class Registry:
         place = self.client.get_model_version_download_uri(model_name(kind), str(found.version))
         folder = self._local(place, found.sha256)
         try:
-            manifest = verify(folder, kind)
+            manifest = verify_form(folder, kind)
         except ArtifactError as error:
             raise ArtifactError(f"{found} cannot be used: {error}") from error
         if manifest.digest != found.sha256:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ohlora.gan import Face
+    from ohlora.gan import AnyFace
 
 EXAMPLES = "\n\n".join(
     f"Example: ohlora render {arguments}"
@@ -123,7 +123,7 @@ def render(
     to 35.
     """
     from ohlora.cli import console, explained, settings
-    from ohlora.gan import Face
+    from ohlora.gan import load_face
     from ohlora.registry import Registry
 
     with explained():
@@ -149,7 +149,7 @@ def render(
         config, root = settings()
         ends = [_named(name, root, config) for name in (start, end) if name is not None]
 
-        face = Face.load(model or Registry(config, root).fetch("face", "champion"), config.runtime.device)
+        face = load_face(model or Registry(config, root).fetch("face", "champion"), config.runtime.device)
         rate = given.get("--fps", 25.0)
         size = given.get("--tile", 128)
         latent = face.sample_latent(seed[0]) if seed else None
@@ -285,7 +285,7 @@ def _path(
     return path
 
 
-def _draw(face: Face, latent: Tensor | None, conditions: list[Tensor]) -> NDArray[np.uint8]:
+def _draw(face: AnyFace, latent: Tensor | None, conditions: list[Tensor]) -> NDArray[np.uint8]:
     import numpy as np
     import torch
     from tqdm.auto import tqdm
@@ -303,13 +303,13 @@ def _draw(face: Face, latent: Tensor | None, conditions: list[Tensor]) -> NDArra
     return np.concatenate(parts)
 
 
-def _animate(face: Face, latent: Tensor | None, conditions: list[Tensor], out: Path, fps: float) -> None:
+def _animate(face: AnyFace, latent: Tensor | None, conditions: list[Tensor], out: Path, fps: float) -> None:
     from ohlora.gan.motion import encode
 
     encode(_draw(face, latent, conditions), out, fps)
 
 
-def _strip(face: Face, latent: Tensor | None, rows: Tensor, name: str, size: int, out: Path) -> None:
+def _strip(face: AnyFace, latent: Tensor | None, rows: Tensor, name: str, size: int, out: Path) -> None:
     from ohlora.gan.pictures import grid
 
     values = rows[:, CONDITION_NAMES.index(name)].tolist()
@@ -317,7 +317,7 @@ def _strip(face: Face, latent: Tensor | None, rows: Tensor, name: str, size: int
     _write(grid([_draw(face, latent, list(rows))], size, [name], labels), out)
 
 
-def _grid(face: Face, people: list[int], pose: float, size: int, out: Path) -> None:
+def _grid(face: AnyFace, people: list[int], pose: float, size: int, out: Path) -> None:
     """Rows of eyes and mouth; columns of people if there are several, else of pose."""
     import numpy as np
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from ohlora.errors import UserError
-from ohlora.lifeline import end_session
+from ohlora.lifeline import GRACE_S, end_session
 from ohlora.stage import REPORT, Report, Stage
 
 Outcome = Literal["ran", "restored", "skipped"]
@@ -24,6 +27,9 @@ _NOISE = ("Updating lock file", "Generating lock file", "Use `dvc push`", "WARNI
 _TAIL_LINES = 30
 _PROGRESS_S = 5.0  # a redrawn progress bar is passed on this often
 _BUSY_WAIT_S = 60.0
+
+_looking = threading.Lock()  # DVC in this process is not made for threads
+_interrupted: dict[int, float | None] = {}  # leader of a running session -> when it was told to end
 
 
 class StageFailed(UserError, RuntimeError):
@@ -74,7 +80,9 @@ def reproduce(
         )
     # -P: the tree may hold a copy of this package, which must not shadow the installed one.
     command = [sys.executable, "-P", "-m", "ohlora.lifeline", str(os.getpid())]
-    command += ["dvc", "repro", "--single-item", stage.name, *(["--force"] if force else [])]
+    # DVC holds its lock before and after a stage's command, not meanwhile: another stage waits for it.
+    command += ["dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
+    command += ["--force"] if force else []
     while True:
         code, lines = _stream(command, tree, dvc_environment(environment), on_line)
         if code == 0:
@@ -94,13 +102,23 @@ def reproduce(
     )
 
 
+def interrupt() -> None:
+    """End the stages that run in other threads of this process; they fail there. Returns at once."""
+    for pid, since in list(_interrupted.items()):
+        late = since is not None and time.monotonic() - since > GRACE_S + 3
+        if since is None or late:
+            _interrupted[pid] = time.monotonic()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL if late else signal.SIGTERM)
+
+
 def is_unchanged(name: str, tree: Path) -> bool:
     """Whether DVC sees nothing to do for a stage; False also when it cannot say. Takes 0.1 s."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
-        with Repo(str(tree)) as repo:
+        with _looking, Repo(str(tree)) as repo:
             return not repo.status(
                 targets=[f"{tree / 'dvc.yaml'}:{name}"]
             )  # alone it means the current folder's
@@ -141,6 +159,7 @@ def _stream(
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+    _interrupted[process.pid] = None
     lines: list[str] = []
     last_progress = 0.0
     rest = b""
@@ -167,6 +186,7 @@ def _stream(
         if process.poll() is None:  # interrupted: DVC, the stage and what it started go together
             end_session(process.pid)
             process.wait()
+        _interrupted.pop(process.pid, None)
         process.stdout.close()  # type: ignore[union-attr]
 
 

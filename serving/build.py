@@ -23,7 +23,7 @@ import bentoml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ohlora.artifacts import ArtifactError, verify
+from ohlora.artifacts import ArtifactError, verify_form
 from serving import ROOT
 
 ENTRY = "serving.service"
@@ -190,7 +190,7 @@ def check_product(product: Path) -> dict[str, str]:
     if links := [path.name for path in product.rglob("*") if path.is_symlink()]:
         raise BuildError(f"{product} holds links, a bento must hold the files: {', '.join(links)}")
     try:
-        return {model: verify(product / model, model).digest for model in MODELS}
+        return {model: verify_form(product / model, model).digest for model in MODELS}
     except ArtifactError as error:
         raise BuildError(str(error)) from error
 

@@ -21,23 +21,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import minimum_filter
 
 from ohlora.artifacts import sha256_file
-from ohlora.attributes import ATTRIBUTE_NAMES, FaceClass
+from ohlora.attributes import ATTRIBUTE_NAMES
+from ohlora.corpus.brightness import background_brightness
 from ohlora.errors import UserError
 
 MANIFEST = "portraits.json"
 FORMAT = 2
 READABLE_FORMATS = (1, 2)
 ROWS_PER_SHARD = 128
+MEASURED = 64  # portraits at a time; bounds the memory of copies
 WEBP_QUALITY = 92
 DEFECT_NAMES: tuple[str, ...] = ("blur", "noise", "exposure", "melt")  # strengths in 0..1, 0 is none
 TRAIT_NAMES: tuple[str, ...] = ("age", "glasses", "earrings")  # years; 1 worn, 0 not
 TRUTH_NAMES: tuple[str, ...] = (*ATTRIBUTE_NAMES, "pitch", "roll", "smile", *TRAIT_NAMES, *DEFECT_NAMES)
 PERSONA_IDENTITY = 0
 MASKLESS_VARIANTS = ("generated", "photo")  # their masks say background everywhere, for want of better
-LEAST_BACKGROUND = 0.01  # of the upper half; a deviation over fewer pixels is one of strands of hair
 
 SCHEMA = pa.schema(
     [
@@ -115,9 +115,12 @@ class Portraits:
             ) from error
         variant = np.array(table["variant"].to_pylist(), np.str_)
         truth = {name: table[name].to_numpy().astype(np.float32) for name in TRUTH_NAMES}
-        hidden = ~shows_background(masks) & ~np.isin(variant, MASKLESS_VARIANTS)
-        for name in ("background_mean", "background_std"):
-            truth[name] = np.where(hidden, np.float32(np.nan), truth[name])
+        # what the shards say of the background is older than its definition
+        known = np.flatnonzero(~np.isin(variant, MASKLESS_VARIANTS))
+        for start in range(0, len(known), MEASURED):
+            rows = known[start : start + MEASURED]
+            mean, std = background_brightness(images[rows], masks[rows])
+            truth["background_mean"][rows], truth["background_std"][rows] = mean, std
         return cls(
             images=images,
             masks=masks,
@@ -159,22 +162,6 @@ class Portraits:
         images = np.stack([np.asarray(Image.fromarray(i).resize(size, resample)) for i in self.images])
         masks = np.stack([np.asarray(Image.fromarray(m).resize(size, nearest)) for m in self.masks])
         return replace(self, images=images, masks=masks)
-
-
-def clear_background(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels of the upper half with only background around them, bool [n, h // 2, w], of masks [n, h, w].
-
-    A pixel beside a strand of hair shows some of it.
-    """
-    behind = masks == FaceClass.BACKGROUND
-    clear: NDArray[np.bool_] = minimum_filter(behind, (1, 3, 3), mode="nearest")[:, : masks.shape[1] // 2]
-    return clear
-
-
-def shows_background(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether masks uint8 [n, h, w] show enough background to measure it, bool [n]."""
-    share: NDArray[np.bool_] = clear_background(masks).mean((1, 2)) >= LEAST_BACKGROUND
-    return share
 
 
 def encode_image(image: NDArray[np.uint8]) -> bytes:

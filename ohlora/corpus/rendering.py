@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ohlora.attributes import FaceClass
+from ohlora.corpus.brightness import background_brightness
 from ohlora.corpus.counterfactuals import set_number, sweepable, swept
 from ohlora.corpus.defects import DEFECTS_VERSION, Defect, draw_defect
 from ohlora.corpus.parameters import Look, PortraitParameters, sample_look, sample_moment
@@ -27,7 +28,6 @@ from ohlora.corpus.portraits import (
     PERSONA_IDENTITY,
     SCHEMA,
     TRAIT_NAMES,
-    clear_background,
     decode_image,
     encode_image,
     encode_mask,
@@ -202,7 +202,7 @@ def ground_truth(
     """
     brightness = image.astype(np.float64).mean(-1)
     hair = mask == FaceClass.HAIR
-    behind = brightness[: len(mask) // 2][clear_background(mask[None])[0]]
+    mean, std = background_brightness(image[None], mask[None])
     rows = np.flatnonzero(hair.any(1))
     return {
         "gender": parameters.look.female,
@@ -212,8 +212,8 @@ def ground_truth(
         "pose": parameters.yaw,
         "hair_color": float(brightness[hair].mean()) if hair.any() else float("nan"),
         "hair_length": float(rows[-1] + 1) / len(mask) if len(rows) else float("nan"),
-        "background_mean": float(behind.mean()) if len(behind) else float("nan"),
-        "background_std": float(behind.std()) if len(behind) else float("nan"),
+        "background_mean": float(mean[0]),
+        "background_std": float(std[0]),
         "pitch": parameters.pitch,
         "roll": parameters.roll,
         "smile": parameters.smile,

@@ -1,7 +1,9 @@
 """Stage `face_test`: the quick image-generation test of every candidate, one table, and who should challenge.
 
 Candidates are our own face and the model folders that the fine-tuning variants left. The best is the one that
-breaks fewest of the gate's floors and, of those, leads in the gate's primary metric; `best.json` names it.
+breaks fewest of the gate's floors and, of those, leads in the gate's primary metric; `best.json` names it,
+and the package sends it to the gate. `scores.json` has what was measured, under the keys by which the gate
+would store it: it need not measure the same again.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from ohlora.gan.pictures import save_grid
 from ohlora.gan.variant_face import KIND as VARIANT
 from ohlora.stage import Journal, Report
 
-BEST = "best.json"
+BEST, SCORES = "best.json", "scores.json"
 OURS = "ours"  # name of the candidate that is no variant
 SHEET, SHEET_LATENTS = "candidates.png", 2
 COLUMNS = (
@@ -57,6 +59,8 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     Raises:
         CorpusError: the corpus is corrupt. ArtifactError: the judge or a candidate is.
     """
+    from ohlora.evaluation import gate  # brings the registry along
+
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     out, found = outputs["output"], gather(inputs, config)
@@ -88,6 +92,11 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
         "broken_floors": broken(tested[best], rule),
     }
     (out / BEST).write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
+    scores = {
+        gate.score_key("face", read_manifest(folders[name]).digest, inputs, config): metrics
+        for name, metrics in tested.items()
+    }
+    (out / SCORES).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     return Report(
         metrics=tested[best],
         pictures={"Candidates: each as Oh-LoRA and as unpicked people": SHEET, **pictures},

@@ -311,6 +311,6 @@ def _spread(rows: NDArray[Any], count: int) -> NDArray[Any]:
     return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Sequence[float] | NDArray[np.floating]) -> float:
     known = [value for value in values if math.isfinite(value)]
     return float(np.mean(known)) if known else math.nan

@@ -32,7 +32,7 @@ from ohlora.evaluation.voice_judges import letters
 from ohlora.evaluation.voice_probes import Probe, Probes
 from ohlora.evaluation.voice_test import Ask, Plan, Result, Said, asks, judge, spread
 from ohlora.llm.engine import TurnRequest, Voice
-from ohlora.llm.likelihood import bits_of_each, encode, read_rows
+from ohlora.llm.likelihood import encode, log_likelihoods, read_rows
 from ohlora.llm.precision import uses_bfloat16
 from ohlora.persona.card import Card, load_card
 from ohlora.persona.dialogues import CARD_FILE
@@ -129,7 +129,7 @@ def surprise(
 ) -> Figure:
     """Bits per character of the written answers."""
     examples = encode(tokenizer, rows)
-    bits = np.array(bits_of_each(model, examples, mixed=mixed))
+    bits = -log_likelihoods(model, examples, mixed=mixed).double().numpy() / math.log(2)
     characters = np.array([e.characters for e in examples])
     return bootstrap(lambda i: float(bits[i].sum() / characters[i].sum()), len(rows))
 

@@ -16,7 +16,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -384,7 +383,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     Raises:
         CorpusUnusable: the corpus has no usable portrait.
     """
-    torch.set_num_threads(config.runtime.threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.runtime.threads or torch.get_num_threads())
     folder = outputs["output"]
     folder.mkdir(parents=True, exist_ok=True)
     portraits = Portraits.load(inputs["corpus"])

@@ -63,6 +63,12 @@ class VariantPeople:
     persona_conditions: Tensor  # her raw mean conditions in the corpus, float32 [7]
 
     @property
+    def conditions(self) -> Tensor:
+        """Raw conditions two standard deviations below and above the mean, float32 [2, 7]."""
+        scale = 2 * self.normalisation.condition_scale
+        return torch.stack([self.typical - scale, self.typical + scale])
+
+    @property
     def typical(self) -> Tensor:
         """Raw mean conditions of the corpus, float32 [7]: z-scores of 0."""
         return self.normalisation.condition_mean

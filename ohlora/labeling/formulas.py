@@ -16,19 +16,16 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import minimum_filter
 
 from ohlora.attributes import CONDITION_NAMES, FaceClass
-from ohlora.corpus.portraits import LEAST_BACKGROUND
+from ohlora.corpus.brightness import background_brightness, brightness_histograms, trimmed_statistics
 from ohlora.labeling.regions import (
     Floats,
     Images,
     Masks,
     Moments,
     Parts,
-    brightness_histograms,
     median,
-    trimmed_statistics,
 )
 
 Algorithm = Literal["original_1", "original_2", "ours"]
@@ -88,8 +85,7 @@ def _at_original_size(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 # --- ours ---------------------------------------------------------------------------------------------------
 
-HAIR_TRIM, BACKGROUND_TRIM = 0.1, 0.02
-BACKGROUND_REACH = 3 / 256  # of the height: what counts as background has nothing else this near
+HAIR_TRIM = 0.1
 HAIR_ROW_SHARE = 0.015  # of the width: a row with less hair is a stray strand
 LEAST_EYE = 3 / 224**2  # of the image: a region of fewer pixels has no shape
 # Proportions of a face in nose heights, measured on rendered faces, between brows and mouth:
@@ -114,7 +110,7 @@ def _ours(masks: Masks, images: Images) -> dict[str, Floats]:
     parts = Parts(masks)
     frame = _frame(masks, parts)
     color, _ = trimmed_statistics(brightness_histograms(images, masks == HAIR), HAIR_TRIM)
-    mean, std = _clear_background(masks, images)
+    mean, std = background_brightness(images, masks)
     return {
         "eyes": _openness(masks, parts, frame),
         "mouth": _mouth_opening(parts),
@@ -185,21 +181,6 @@ def _hair_length(masks: Masks) -> Floats:
     has_hair = (masks == HAIR).sum(2) >= max(1, round(HAIR_ROW_SHARE * w))
     lowest = h - np.argmax(has_hair[:, ::-1], axis=1)
     return np.where(has_hair.any(1), lowest / h, np.nan)
-
-
-def _clear_background(masks: Masks, images: Images) -> tuple[Floats, Floats]:
-    """Brightness of the upper half's background away from everything else, where enough of it is seen.
-
-    A predicted mask misses strands of hair, and a few pixels of hair are a large deviation: nothing near
-    another class counts, nor do the darkest and the brightest pixels.
-    """
-    h = masks.shape[1]
-    window = 2 * round(BACKGROUND_REACH * h) + 1
-    behind = (masks == FaceClass.BACKGROUND).view(np.uint8)
-    region = minimum_filter(behind, (1, window, window), mode="nearest")[:, : h // 2].astype(bool)
-    mean, std = trimmed_statistics(brightness_histograms(images[:, : h // 2], region), BACKGROUND_TRIM)
-    hidden = region.mean((1, 2)) < LEAST_BACKGROUND
-    return np.where(hidden, np.nan, mean), np.where(hidden, np.nan, std)
 
 
 # --- the original's -----------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ohlora.attributes import CONDITION_NAMES, FaceClass
+from ohlora.corpus.brightness import REACH
 from ohlora.labeling.classifier import ConvNorm, Residual
 
 FINE = 2  # pictures have this many times the resolution of the whole view
@@ -204,7 +205,8 @@ def compute(pixels: Tensor, shares: Tensor, behind: Tensor) -> tuple[dict[str, T
     hair_mean, hair_std = _brightness(first, second, hair**4)
     lax_hair_mean, _ = _brightness(first, second, hair)
     # as the truth is defined: what counts has only background around it, if there is any such
-    around = -F.max_pool2d(-behind[:, None], 3, 1, 1)[:, 0]
+    window = 2 * round(REACH * gray.shape[2]) + 1
+    around = -F.max_pool2d(-behind[:, None], window, 1, window // 2)[:, 0]
     upper = gray[:, 0, : behind.shape[1]]
     mean, std = _brightness(upper, upper.square(), around**4 + 1e-5 * behind**8, far=FAR)
     lax_mean, lax_std = _brightness(first[:, :half], second[:, :half], coarse**2)

@@ -120,39 +120,6 @@ def _mahalanobis(m: Moments, image: NDArray[np.int32], x: Floats, y: Floats) -> 
     return (m.yy[image] * dx**2 - 2 * m.xy[image] * dx * dy + m.xx[image] * dy**2) / determinant
 
 
-def brightness_histograms(images: Images, region: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Count of pixels at each sum of red, green and blue, [n, 766], over `region` [n, h, w] of `images`."""
-    counts = np.zeros((len(images), LEVELS), dtype=np.int64)
-    for i in range(len(images)):  # one image at a time stays in the cache
-        pixels = images[i][region[i]]
-        total = pixels[:, 0].astype(np.int64) + pixels[:, 1] + pixels[:, 2]
-        counts[i] = np.bincount(total, minlength=LEVELS)
-    return counts
-
-
-def trimmed_statistics(counts: NDArray[np.int64], share: float) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of brightness (0..255) without a share of the darkest and of the brightest.
-
-    Args:
-        counts: [n, 766], see `brightness_histograms`.
-        share: 0.05 drops `int(0.05 * pixels)` pixels at either end.
-
-    Returns:
-        Mean and population standard deviation, [n]; NaN where there is no pixel.
-    """
-    total = counts.sum(1)
-    drop = (total * share).astype(np.int64)
-    above = np.cumsum(counts, 1)
-    inside = np.clip(above, drop[:, None], (total - drop)[:, None])
-    kept = np.diff(inside, axis=1, prepend=drop[:, None])
-    level = np.arange(counts.shape[1]) / 3
-    with np.errstate(invalid="ignore", divide="ignore"):
-        size = (total - 2 * drop).astype(np.float64)
-        mean = kept @ level / size
-        variance = kept @ level**2 / size - mean**2
-    return mean, np.sqrt(np.maximum(variance, 0))
-
-
 def median(counts: NDArray[np.int64]) -> Floats:
     """Median brightness (0..255), [n]; NaN where there is no pixel."""
     total = counts.sum(1)

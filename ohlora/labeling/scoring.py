@@ -211,7 +211,7 @@ def score_shards(work: Sequence[ShardJob], threads: int = 0) -> Iterator[None]:
         CorpusError, ArtifactError: a shard or a model is missing or corrupt.
     """
     before = torch.get_num_threads()
-    with ThreadPoolExecutor(threads or (1 if torch.cuda.is_available() else os.cpu_count())) as pool:
+    with ThreadPoolExecutor(threads or (1 if torch.cuda.is_available() else before)) as pool:
         try:
             yield from pool.map(score_shard, work)
         finally:

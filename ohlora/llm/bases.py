@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ohlora.artifacts import ArtifactError, Manifest, write_manifest
 from ohlora.config import Config, ScratchLLMConfig
 from ohlora.llm import gemma
+from ohlora.llm.hangul import hangul_support, require_hangul
 from ohlora.llm.weights import open_to_all
 from ohlora.stage import Journal, Report
 
@@ -42,11 +43,14 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     architecture = AutoConfig.from_pretrained(folder, local_files_only=True)
     tokens = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
+    hangul = hangul_support(tokenizer)
     return Report(
         metrics={
             "parameters": float(manifest.settings["parameters"]),
             "vocabulary": float(architecture.vocab_size),
             "characters_per_token": len(SAMPLE) / len(tokens),
+            "hangul_share": hangul.share,
+            "tokens_per_syllable": hangul.tokens_per_syllable,
             "megabytes": sum((folder / name).stat().st_size for name in manifest.files) / 1e6,
         },
         tables={"Base model": [{"key": k, "value": str(v)} for k, v in manifest.settings.items()]},
@@ -137,7 +141,8 @@ def download(name: str, folder: Path) -> str:
     """Save a causal model and its tokenizer from a hub or a local folder; returns its licence.
 
     Raises:
-        ArtifactError: no name, or the model cannot be loaded without pickle and without code of others.
+        ArtifactError: no name, the model cannot be loaded without pickle and without code of others, or its
+            tokenizer lacks Hangul.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -145,6 +150,7 @@ def download(name: str, folder: Path) -> str:
         raise ArtifactError("voice.base is 'hub' but voice.hub_name is empty: name a model or a local folder")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        require_hangul(tokenizer, name)  # before gigabytes of weights are read
         model = AutoModelForCausalLM.from_pretrained(
             name, trust_remote_code=False, use_safetensors=True, dtype="auto"
         )

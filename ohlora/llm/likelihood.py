@@ -6,6 +6,7 @@ Counted per character, not per token, so that bases with different vocabularies 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100  # label that torch's cross entropy skips
 
+_TAIL = re.compile(r"(?:\s*\[[^\[\]]*\])*\s*\([^()]*\)\s*$")
+
 
 @dataclass(frozen=True)
 class Example:
@@ -30,6 +33,12 @@ class Example:
     input_ids: list[int]
     labels: list[int]  # IGNORED over the prompt
     characters: int  # of the completion
+    weights: list[float]  # of each token in the loss: 0 over the prompt
+    cut: int = 0  # tokens that did not fit
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(label == IGNORED for label in self.labels)
 
 
 def read_rows(dialogues: Path, split: str) -> list[dict[str, Any]]:
@@ -46,54 +55,83 @@ def read_rows(dialogues: Path, split: str) -> list[dict[str, Any]]:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict[str, Any]], max_length: int | None = None
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[dict[str, Any]],
+    max_length: int | None = None,
+    tag_weight: float = 1.0,
 ) -> list[Example]:
     """Tokenise `prompt` and `completion` of each row on their own, as generation will see them.
 
     Tokenised together, a merge across the border would train tokens that no prompt ends in. Beyond
-    `max_length` the beginning of the prompt is cut, so that the answer and its end are always learnt.
+    `max_length` the beginning of the prompt is cut, so that the answer and its end are always learnt;
+    `Example.cut` says how much.
+
+    Args:
+        tokenizer: a fast one.
+        rows: with `prompt` and `completion`.
+        max_length: most tokens of both; None cuts nothing.
+        tag_weight: weight of the tokens of memories and expression (`tail_start`); a word's and the end's is 1.
     """
     examples = []
     for row in rows:
         prompt = tokenizer(row["prompt"], split_special_tokens=True)["input_ids"]
-        answer = tokenizer(row["completion"], add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
-        answer = [*answer, tokenizer.eos_token_id]
+        encoded = tokenizer(
+            row["completion"],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+        )
+        tail = tail_start(row["completion"])
+        answer = [*encoded["input_ids"], tokenizer.eos_token_id]
+        weights = [tag_weight if end > tail else 1.0 for _, end in encoded["offset_mapping"]] + [1.0]
+        full = len(prompt) + len(answer)
         if max_length is not None:
-            answer = answer[: max_length - 1]
+            answer, weights = answer[: max_length - 1], weights[: max_length - 1]
             prompt = prompt[-(max_length - len(answer)) :]
         examples.append(
-            Example(prompt + answer, [IGNORED] * len(prompt) + answer, len(row["completion"].strip()))
+            Example(
+                prompt + answer,
+                [IGNORED] * len(prompt) + answer,
+                len(row["completion"].strip()),
+                [0.0] * len(prompt) + weights,
+                full - len(prompt) - len(answer),
+            )
         )
     return examples
 
 
-def bits_per_character(
+def tail_start(completion: str) -> int:
+    """Where the speech of a completion ends and its memories and expression begin; its length without any.
+
+    >>> completion = " 왔구나, 민수! [이름: 민수] (기쁨 654)"
+    >>> completion[tail_start(completion):]
+    ' [이름: 민수] (기쁨 654)'
+    """
+    match = _TAIL.search(completion)
+    return match.start() if match else len(completion)
+
+
+@torch.no_grad()
+def log_likelihoods(
     model: PreTrainedModel, examples: Sequence[Example], batch_size: int = 16, mixed: bool = False
-) -> float:
-    """Mean bits per character of the completions, their end token included, teacher-forced.
+) -> torch.Tensor:
+    """Log likelihood of each completion given its prompt, in nats, its end token included.
 
     Args:
         model: put into eval mode for the duration.
         examples: at least one.
         batch_size: examples of similar length are batched together.
         mixed: compute in bfloat16 where autocast does.
+
+    Returns:
+        float32 [len(examples)], on the CPU.
     """
-    return sum(bits_of_each(model, examples, batch_size, mixed)) / sum(e.characters for e in examples)
-
-
-@torch.no_grad()
-def bits_of_each(
-    model: PreTrainedModel, examples: Sequence[Example], batch_size: int = 16, mixed: bool = False
-) -> list[float]:
-    """Bits of each completion, as in `bits_per_character`, in the order of the examples."""
     was_training, device = model.training, model.device
     model.eval()
-    bits = [0.0] * len(examples)
-    ordered = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
-    for start in range(0, len(ordered), batch_size):
-        chosen = ordered[start : start + batch_size]
+    result = torch.zeros(len(examples))
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
         batch = [examples[i] for i in chosen]
         width = max(len(e.input_ids) for e in batch)
         # padded on the right: causal attention never looks there, and labels skip it
@@ -102,12 +140,19 @@ def bits_of_each(
         with torch.autocast(device.type, dtype=torch.bfloat16) if mixed else nullcontext():
             logits = model(input_ids=ids).logits
         losses = torch.nn.functional.cross_entropy(
-            logits[:, :-1].float().flatten(0, 1),
-            labels[:, 1:].flatten(),
-            ignore_index=IGNORED,
-            reduction="none",
+            logits[:, :-1].float().transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
         )
-        for i, loss in zip(chosen, losses.view(len(batch), -1).double().sum(1).tolist(), strict=True):
-            bits[i] = loss / math.log(2)
+        result[chosen] = -losses.sum(dim=1).cpu()
     model.train(was_training)
-    return bits
+    return result
+
+
+def bits_per_character(
+    model: PreTrainedModel, examples: Sequence[Example], batch_size: int = 16, mixed: bool = False
+) -> float:
+    """Mean bits per character of the completions, their end token included, teacher-forced.
+
+    Arguments as of `log_likelihoods`.
+    """
+    nats = -log_likelihoods(model, examples, batch_size, mixed).double().sum().item()
+    return nats / math.log(2) / sum(e.characters for e in examples)

@@ -1,18 +1,21 @@
 """Stage `voice`: supervised fine-tuning of a base model on her dialogues.
 
-- The loss counts the answer alone; prompts are context.
-- A pretrained base gets a low-rank adapter (LoRA, arXiv:2106.09685); one with random weights is trained in
-  whole (`settings["trains"]` of the base decides).
-- After each epoch the valid split is scored, and the best epoch is what the folder holds.
-- Mixed precision where it is faster (`ohlora.llm.precision`).
-- Not resumable: a checkpoint of transformers' trainer holds pickles, and the default run takes two minutes.
+- The loss counts the answer alone; prompts are context. Tokens of memories and expression weigh more
+  (`voice.tag_weight`): they are few, and each decides more than a word does.
+- A pretrained base gets a low-rank adapter (LoRA, arXiv:2106.09685), which can continue a trained one
+  (`voice.start`); a base with random weights is trained in whole (`settings["trains"]` of the base decides).
+- Held-out rows are scored several times an epoch; training ends early when that stops helping, and the best
+  weights are what the folder holds.
+- A killed training goes on where it was (`ohlora.llm.training`).
 """
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import json
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -23,183 +26,262 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
-from transformers import TrainerCallback
+from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
-from ohlora.artifacts import ArtifactError, Manifest, sha256_file, verify, write_manifest
-from ohlora.config import Config, VoiceConfig
+from ohlora.artifacts import ArtifactError, Manifest, sha256_file, verify
+from ohlora.config import Config, VoiceConfig, state_dir
 from ohlora.llm.engine import Voice
-from ohlora.llm.likelihood import Example, bits_per_character, encode, read_rows
-from ohlora.llm.precision import uses_bfloat16
+from ohlora.llm.likelihood import IGNORED, Example, bits_per_character, encode, read_rows
+from ohlora.llm.precision import trains_in_bfloat16
+from ohlora.llm.training import SAVE_EVERY_S, Progress, Recorder, Trained, ordered_batches, padding_share
 from ohlora.llm.weights import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
     BASE_KIND,
-    KIND,
+    DoesNotFit,
+    load_adapted,
     load_network,
     load_tokenizer,
-    open_to_all,
     pick_device,
+    save_voice,
+    take_adapter,
 )
 from ohlora.stage import Journal, Report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-SAMPLES = 12
-CURVES = "training.png"
+SAMPLES = 8  # replies to unseen messages in the report
+WATCHED = 3  # prompts that are answered at each evaluation
+CURVES, SAMPLES_FILE = "training.png", "samples.jsonl"
 
 
 def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journal: Journal) -> Report:
     """Train the adapter of `artifacts/voice` on the stage `dialogues`.
 
     Raises:
-        ArtifactError: base or dialogues are missing or damaged.
+        ArtifactError: base or dialogues are missing or damaged, or `voice.start` is.
+        TrainingError: the loss is not finite.
     """
-    folder, dialogues = outputs["output"], inputs["dialogues"]
+    started = time.monotonic()
+    folder, dialogues, voice = outputs["output"], inputs["dialogues"], config.voice
+    folder.mkdir(parents=True, exist_ok=True)
     base_manifest = verify(inputs["base"], BASE_KIND)
+    full = base_manifest.settings["trains"] == "full"
     rows = {split: read_rows(dialogues, split) for split in ("train", "valid", "test")}
+    if not rows["train"] or not rows["valid"] or not rows["test"]:
+        raise ArtifactError("the dialogues have no train, no valid or no test rows")
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
+    device = pick_device(config.runtime.device)
+    mixed = trains_in_bfloat16(config.runtime, device, full)
     tokenizer = load_tokenizer(inputs["base"])
-    base = load_network(inputs["base"], torch.float32).to(pick_device(config.runtime.device))  # type: ignore[arg-type]
-    examples = {split: encode(tokenizer, part, config.voice.max_length) for split, part in rows.items()}
-    mixed = uses_bfloat16(config.runtime, base.device)
-
-    before = bits_per_character(base, examples["test"], mixed=mixed)
-    network, recorder = fit(base, tokenizer, examples, base_manifest, config, journal)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    save(network, tokenizer, folder, base_manifest, config, dialogues)
-    plot_curves(recorder, folder / CURVES)
-    if hasattr(network, "merge_and_unload"):
-        network = network.merge_and_unload()  # what will be served, and faster than base beside adapter
-    every = max(1, len(rows["test"]) // SAMPLES)
-    samples = sample_replies(network, tokenizer, rows["test"][::every][:SAMPLES], config, journal)
-    metrics = {
-        "bits_per_character": bits_per_character(network, examples["test"], mixed=mixed),
-        "valid_bits_per_character": recorder.best,
-        "base_bits_per_character": before,
-        "train_loss": mean(loss for _, loss in recorder.losses[-10:]),
-        "steps": float(recorder.losses[-1][0]),
-        "rows": float(len(rows["train"])),
+    base = load_network(inputs["base"], torch.bfloat16 if mixed and not full else torch.float32).to(device)  # type: ignore[arg-type]
+    limit = min(voice.max_length, base.config.max_position_embeddings)
+    examples = {
+        "train": encode(tokenizer, rows["train"], limit, voice.tag_weight),
+        "valid": encode(tokenizer, spread(rows["valid"], voice.evaluate_rows), limit),
+        "test": encode(tokenizer, spread(rows["test"], voice.evaluate_rows), limit),
     }
+    notes = [cut_note(examples, limit)]
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(voice.seed)  # the first weights of an adapter come from the global generator
+        network: Any = base if full else add_adapter(base, voice)
+    start, speed = "", 1.0
+    if voice.start:
+        start, note = continue_from(network, Path(voice.start), base_manifest, voice)
+        notes.append(note)
+        speed = voice.continued_speed if start else 1.0
+    before = bits_per_character(network, examples["test"], mixed=mixed)
+
+    trained = Trained(network, voice.learning_rate * speed)
+    name = fingerprint(config, base_manifest, dialogues, start)
+    checkpoint = state_dir(config, Path()) / "checkpoints" / "voice" / name / "state.safetensors"
+    if trained.resume(checkpoint):
+        notes.append(f"Resumed at step {trained.progress.step} from a checkpoint.")
+    watched = spread(rows["valid"], WATCHED)
+
+    def evaluate(step: int) -> float:
+        score = bits_per_character(network, examples["valid"], mixed=mixed)
+        journal.log(step, valid_bits_per_character=score)
+        for row in sample_replies(network, tokenizer, watched, config):
+            trained.progress.samples.append({"step": step, **row})
+        write_samples(trained.progress, folder / SAMPLES_FILE)
+        return score
+
+    figures = fit(trained, tokenizer, examples["train"], config, journal, mixed, evaluate, checkpoint)
+    progress = trained.progress
+    if progress.stopped:
+        notes.append(f"Ended early at step {progress.step}: best at step {progress.best_step}.")
+    trained.take_best()
+    save_voice(
+        network,
+        tokenizer,
+        folder,
+        base_manifest,
+        {
+            "profile": config.profile,
+            "training": voice.model_dump(mode="json", exclude={"candidates"}),
+            "train_sha256": sha256_file(dialogues / "train.parquet"),
+            "start": start,
+        },
+    )
+    checkpoint.unlink(missing_ok=True)
+    plot_curves(progress, folder / CURVES)
+    del network, base, trained
+    served = load_adapted(inputs["base"], folder)[0].to(device)  # type: ignore[arg-type]
+    metrics = {
+        "bits_per_character": bits_per_character(served, examples["test"]),
+        "valid_bits_per_character": progress.best,
+        ("start_bits_per_character" if start else "base_bits_per_character"): before,
+        "train_loss": mean(point["loss"] for point in progress.curves[-10:]),
+        "steps": float(progress.step),
+        "best_step": float(progress.best_step),
+        "rows": float(len(rows["train"])),
+        "rows_cut": float(sum(e.cut > 0 for part in examples.values() for e in part)),
+        **figures,
+    }
+    samples = sample_replies(served, tokenizer, spread(rows["test"], SAMPLES), config)
+    metrics["seconds"] = time.monotonic() - started
     return Report(
         metrics=metrics,
         pictures={"Loss of the voice": CURVES},
-        tables={"Replies to unseen messages": samples},
+        tables={"Replies to unseen messages": samples, "Replies over time": progress.samples},
+        notes=notes,
     )
 
 
-class Recorder(TrainerCallback):
-    """Curves, progress bar, valid score after each epoch, and the weights of the best one."""
+class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer with a weight per token, from the column `weights`."""
 
-    def __init__(
-        self, valid: Sequence[Example], journal: Journal, steps: int, tokens_per_epoch: int, mixed: bool
-    ) -> None:
-        self.valid, self.journal, self.mixed, self.tokens_per_epoch = valid, journal, mixed, tokens_per_epoch
-        self.losses: list[tuple[int, float]] = []  # step, nats per token
-        self.scores: list[tuple[int, float]] = []  # step, bits per character
-        self.best, self.best_weights = float("inf"), {}  # type: float, dict[str, torch.Tensor]
-        self._bar: Iterator[int] = iter(journal.progress(range(steps), "voice", total=steps))
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        next(self._bar, None)
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        if logs and "loss" in logs:
-            self.losses.append((state.global_step, float(logs["loss"])))
-            self.journal.log(
-                state.global_step,
-                loss=float(logs["loss"]),
-                learning_rate=float(logs.get("learning_rate", 0.0)),
-                tokens=float(state.epoch or 0) * self.tokens_per_epoch,
-            )
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        score = bits_per_character(model, self.valid, mixed=self.mixed)
-        self.scores.append((state.global_step, score))
-        self.journal.log(state.global_step, valid_bits_per_character=score)
-        if score < self.best:
-            self.best, self.best_weights = score, trainable(model)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        next(self._bar, None)  # closes the bar
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        weights = inputs.pop("weights")[:, 1:]
+        # TRL's head gives log probabilities [batch, width - 1], zero where a label is ignored
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        loss = -(outputs.log_probs * weights).sum() / weights.sum()
+        return (loss, outputs) if return_outputs else loss
 
 
-def trainable(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Copies of the weights that training changes."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+def collate(batch: Sequence[dict[str, Any]], pad: int) -> dict[str, torch.Tensor]:
+    """Rows as tensors [rows, longest], padded on the right."""
+    width = max(len(row["input_ids"]) for row in batch)
+
+    def column(name: str, filler: float) -> torch.Tensor:
+        return torch.tensor([row[name] + [filler] * (width - len(row[name])) for row in batch])
+
+    return {
+        "input_ids": column("input_ids", pad),
+        "labels": column("labels", IGNORED),
+        "weights": column("weights", 0.0),
+        "attention_mask": torch.tensor(
+            [[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in batch]
+        ),
+    }
 
 
 def fit(
-    base: PreTrainedModel,
+    trained: Trained,
     tokenizer: PreTrainedTokenizerFast,
-    examples: dict[str, list[Example]],
-    base_manifest: Manifest,
+    part: Sequence[Example],
     config: Config,
     journal: Journal,
-) -> tuple[Any, Recorder]:
-    """Train on `examples["train"]`; returns the network with the weights of the best epoch, in eval mode."""
-    from datasets import Dataset
-    from transformers.trainer_callback import PrinterCallback
-    from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
+    mixed: bool,
+    evaluate: Any,
+    checkpoint: Path | None = None,
+    save_every_s: float = SAVE_EVERY_S,
+) -> dict[str, float]:
+    """Train to the last step, or until the held-out score stops improving.
 
-    voice, mixed = config.voice, uses_bfloat16(config.runtime, base.device)
-    part = examples["train"]
-    if not part or not examples["valid"]:
-        raise ArtifactError("the dialogues have no train or no valid rows")
-    steps = -(-len(part) // voice.batch_size) * voice.epochs
+    Args:
+        trained: what to train; tells afterwards how it went, with the weights of the last step.
+        tokenizer: for the pad token.
+        part: train rows.
+        config: settings.
+        journal: where curves and the progress bar go.
+        mixed: compute in bfloat16.
+        evaluate: held-out score at a step; lower is better.
+        checkpoint: file that the state is saved to.
+        save_every_s: how often, in seconds.
+
+    Returns:
+        `padding_share` of what was computed, and `tokens_per_second` (without padding and evaluation).
+    """
+    voice = config.voice
+    per_epoch = -(-len(part) // voice.batch_size)
+    steps = max(1, round(per_epoch * voice.epochs))
+    lengths = [len(e.input_ids) for e in part]
+    batches = ordered_batches(lengths, voice.batch_size, steps, voice.seed)
+    left = [row for batch in batches[trained.progress.step :] for row in batch]
+    if not left or trained.progress.stopped:
+        return {"padding_share": padding_share(lengths, batches)}
     recorder = Recorder(
-        examples["valid"], journal, max(1, round(steps)), sum(len(e.input_ids) for e in part), mixed
+        trained,
+        journal,
+        "voice",
+        steps,
+        voice.seed,
+        evaluate,
+        max(1, round(per_epoch * voice.evaluate_every)),
+        voice.patience,
+        checkpoint,
+        save_every_s,
     )
+    pad: int = tokenizer.pad_token_id  # type: ignore[assignment]
+    device = next(iter(trained.parameters.values())).device
+    done, started = trained.progress.step, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ohlora-sft-") as scratch, torch.random.fork_rng():
-        torch.manual_seed(voice.seed)  # peft and the trainer draw from the global generator
-        network: Any = base if base_manifest.settings["trains"] == "full" else add_adapter(base, voice)
-        trainer = SFTTrainer(
-            model=network,
+        trainer = WeightedTrainer(
+            model=trained.network,
             args=SFTConfig(
                 output_dir=scratch,
-                # optimisation
-                num_train_epochs=voice.epochs,
+                # one pass over the steps that are left, in the order above
+                max_steps=len(left) // voice.batch_size,
                 per_device_train_batch_size=voice.batch_size,
-                learning_rate=voice.learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=0.1,  # below 1 it is a share of all steps
-                weight_decay=0.0,
+                train_sampling_strategy="sequential",
                 max_grad_norm=1.0,
                 seed=voice.seed,
-                # batches: rows of similar length together, so that little is computed on padding
-                train_sampling_strategy="group_by_length",
-                max_length=voice.max_length,
+                max_length=None,
                 dataset_kwargs={"skip_prepare_dataset": True},
+                remove_unused_columns=False,  # the weights are no input of the network
                 # device
-                use_cpu=base.device.type == "cpu",
+                use_cpu=device.type == "cpu",
                 bf16=mixed,
                 gradient_checkpointing=False,
                 # nothing but what the recorder writes
                 logging_steps=1,
+                logging_nan_inf_filter=False,
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
             ),
             train_dataset=Dataset.from_dict(
-                {"input_ids": [e.input_ids for e in part], "labels": [e.labels for e in part]}
+                {
+                    "input_ids": [part[row].input_ids for row in left],
+                    "labels": [part[row].labels for row in left],
+                    "weights": [part[row].weights for row in left],
+                }
             ),
+            data_collator=lambda batch: collate(batch, pad),
             processing_class=tokenizer,
+            optimizers=(trained.optimizer, trained.schedule(steps)),
             callbacks=[recorder],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    network = trainer.accelerator.unwrap_model(trainer.model)
-    network.load_state_dict(recorder.best_weights, strict=False)
-    return network.eval(), recorder
+    seconds = time.monotonic() - started - recorder.seconds_of_evaluation
+    computed = batches[done : trained.progress.step]
+    return {
+        "padding_share": padding_share(lengths, batches),
+        "tokens_per_second": sum(lengths[row] for batch in computed for row in batch) / seconds,
+    }
 
 
 def add_adapter(base: PreTrainedModel, voice: VoiceConfig) -> Any:
-    """Wrap a base with low-rank adapters of the configured shape."""
+    """Wrap a base with low-rank adapters of the configured shape, float32."""
     from peft import LoraConfig, get_peft_model
 
     try:
@@ -217,77 +299,86 @@ def add_adapter(base: PreTrainedModel, voice: VoiceConfig) -> Any:
         raise ArtifactError(f"voice.target_modules does not fit the base: {error}") from error
 
 
-def save(
-    network: Any,
-    tokenizer: PreTrainedTokenizerFast,
-    folder: Path,
-    base_manifest: Manifest,
-    config: Config,
-    dialogues: Path,
-) -> Manifest:
-    """Write the adapter as float16 safetensors (or all weights of a random base) and its manifest."""
-    voice = config.voice
-    kind = "full" if base_manifest.settings["trains"] == "full" else "lora"
-    if kind == "full":
-        network.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    else:
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
+def continue_from(network: Any, folder: Path, base: Manifest, voice: VoiceConfig) -> tuple[str, str]:
+    """Give a network the weights of a trained adapter.
 
-        weights = {k: v.half().cpu().contiguous() for k, v in get_peft_model_state_dict(network).items()}
-        save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-        settings = network.peft_config["default"]
-        settings.base_model_name_or_path = base_manifest.settings[
-            "name"
-        ]  # peft would write a path of this machine
-        settings.inference_mode = True
-        settings.save_pretrained(folder)
-        assert (folder / ADAPTER_CONFIG).is_file()
-    open_to_all(folder)
-    return write_manifest(
-        folder,
-        KIND,
-        files=[p.name for p in folder.iterdir() if p.is_file()],
-        settings={"type": kind, "base": base_manifest.settings["name"]},
-        base={"name": base_manifest.settings["name"], "sha256": base_manifest.digest},
-        provenance={
-            "profile": config.profile,
-            "training": voice.model_dump(mode="json"),
-            "train_sha256": sha256_file(dialogues / "train.parquet"),
-            "licence": base_manifest.provenance.get("licence", ""),
-        },
-    )
+    Returns:
+        The adapter's digest, empty if it does not fit (nothing changed then), and a note about it.
+
+    Raises:
+        ArtifactError: the folder is missing or corrupt.
+    """
+    try:
+        manifest = take_adapter(network, folder, base, voice.lora_alpha)
+    except DoesNotFit as reason:
+        return "", f"{voice.start} {reason}: started from the base."
+    return manifest.digest, f"Continued from {voice.start}, digest {manifest.digest[:12]}."
+
+
+def fingerprint(config: Config, base: Manifest, dialogues: Path, start: str) -> str:
+    """Names a training: the same settings, base and start on the same data continue the same checkpoint."""
+    body = [
+        config.voice.model_dump_json(exclude={"candidates"}),
+        config.runtime.precision,
+        base.digest,
+        start,
+        sha256_file(dialogues / "train.parquet"),
+    ]
+    return hashlib.sha256("\n".join(body).encode()).hexdigest()[:16]
+
+
+def spread(rows: Sequence[Any], most: int) -> list[Any]:
+    """At most so many rows, evenly from the whole list.
+
+    >>> spread(range(10), 4)
+    [0, 2, 5, 7]
+    """
+    count = min(most, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def cut_note(examples: dict[str, list[Example]], limit: int) -> str:
+    """How long rows are, and whether any lost the beginning of its prompt."""
+    parts = [e for part in examples.values() for e in part]
+    cut, longest = sum(e.cut > 0 for e in parts), max(len(e.input_ids) + e.cut for e in parts)
+    if not cut:
+        return f"The longest row has {longest} tokens; none is cut."
+    return f"{cut} rows are longer than {limit} tokens and lose the beginning of their prompt (longest: {longest})."
 
 
 def sample_replies(
-    network: Any,
-    tokenizer: PreTrainedTokenizerFast,
-    rows: Sequence[dict[str, Any]],
-    config: Config,
-    journal: Journal,
+    network: Any, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict[str, Any]], config: Config
 ) -> list[dict[str, Any]]:
     """Completions of a few prompts beside the answers that were written for them."""
+    was_training = network.training
     voice = Voice(network, tokenizer)
     generator = torch.Generator().manual_seed(config.voice.seed)
-    return [
+    samples = [
         {
             "message": row["user"],
             "memories": "; ".join(row["memories_read"]),
             "written": row["completion"].strip(),
             "sampled": voice.complete(row["prompt"], generator, config.generation).strip(),
         }
-        for row in journal.progress(rows, "sample replies")
+        for row in rows
     ]
+    network.train(was_training)
+    return samples
 
 
-def plot_curves(recorder: Recorder, path: Path) -> None:
-    """Training loss per step, and the valid score at the end of each epoch."""
+def write_samples(progress: Progress, path: Path) -> None:
+    """One JSON line per sample, to be read while training runs."""
+    lines = [json.dumps(sample, ensure_ascii=False) for sample in progress.samples]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def plot_curves(progress: Progress, path: Path) -> None:
+    """Training loss per step, and the held-out score at each evaluation."""
     figure, left = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    left.plot(*zip(*recorder.losses, strict=True), color="tab:blue")
-    left.set(xlabel="step", ylabel="training loss (nats per token)")
+    left.plot([p["step"] for p in progress.curves], [p["loss"] for p in progress.curves], color="tab:blue")
+    left.set(xlabel="step", ylabel="training loss (weighted nats per token)")
     right = left.twinx()
-    right.plot(*zip(*recorder.scores, strict=True), "o--", color="tab:red")
+    right.plot(*zip(*progress.scores, strict=True), "o--", color="tab:red")
     right.set_ylabel("valid bits per character", color="tab:red")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -6,13 +6,17 @@ network ("full", what a random base gets). Callers do not see the difference.
 
 from __future__ import annotations
 
+import copy
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ohlora.artifacts import MANIFEST, ArtifactError, Manifest, verify, write_manifest
+from ohlora.persona.prompt import TURN_FORMAT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -107,6 +111,110 @@ def fold(model: PreTrainedModel, adapter: Path, manifest: Manifest) -> PreTraine
         raise ArtifactError(f"{adapter} does not fit its base: {error}") from error
     merged: Any = adapted.merge_and_unload()
     return merged
+
+
+class DoesNotFit(ValueError):
+    """An adapter cannot be continued on this base with these settings; the message is the rest of a sentence."""
+
+
+def take_adapter(network: Any, folder: Path, base: Manifest, alpha: int) -> Manifest:
+    """Give a network with fresh low-rank adapters the weights of a trained one.
+
+    Args:
+        network: what `peft.get_peft_model` made, or a network without adapters.
+        folder: of kind "voice".
+        base: manifest of the network's base.
+        alpha: the scale of the network's adapters.
+
+    Raises:
+        ArtifactError: the folder is missing or corrupt.
+        DoesNotFit: it was made for another base, shape or format of a turn; nothing changed.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    manifest = verify(folder, KIND)
+    if manifest.settings["type"] != "lora" or not hasattr(network, "peft_config"):
+        raise DoesNotFit("is no low-rank adapter, or the base takes none")
+    if manifest.base.get("sha256") != base.digest:
+        raise DoesNotFit(f"adapts another base ({manifest.base.get('name', '?')})")
+    if manifest.settings.get("turn") != TURN_FORMAT:
+        raise DoesNotFit("speaks another format of a turn")
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    own = {name: value.shape for name, value in get_peft_model_state_dict(network).items()}
+    settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    if own != {name: value.shape for name, value in weights.items()} or settings["lora_alpha"] != alpha:
+        raise DoesNotFit("has another rank, scale or other target modules than the settings")
+    set_peft_model_state_dict(network, {name: value.float() for name, value in weights.items()})
+    return manifest
+
+
+def load_trainable(base: Path, adapter: Path, manifest: Manifest, dtype: torch.dtype) -> Any:
+    """A base with a trained adapter on it that can be trained on; not folded in.
+
+    Args:
+        base: verified folder of the base.
+        adapter: verified folder of the adapter.
+        manifest: of the adapter.
+        dtype: in which a frozen base is held; the adapter, or a network that is trained in whole, is float32.
+
+    Raises:
+        ArtifactError: the weights do not load or do not fit.
+    """
+    from peft import PeftModel
+
+    if manifest.settings["type"] == "full":
+        return load_network(adapter, torch.float32)
+    try:
+        return PeftModel.from_pretrained(
+            load_network(base, dtype), adapter, is_trainable=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{adapter} does not fit its base: {error}") from error
+
+
+def save_voice(
+    network: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    base: Manifest,
+    provenance: Mapping[str, Any],
+) -> Manifest:
+    """Write the adapter as float16 safetensors (or all weights of a random base) and its manifest.
+
+    Args:
+        network: trained; its adapter "default" is written if it has adapters.
+        tokenizer: of the base; goes along where all weights do.
+        folder: exists; other files in it stay and are not listed.
+        base: manifest of the base.
+        provenance: where it comes from; the base's licence is added.
+    """
+    kind = "lora" if hasattr(network, "peft_config") else "full"
+    if kind == "full":
+        before = {path.name for path in folder.iterdir()}
+        network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        files = sorted({path.name for path in folder.iterdir() if path.is_file()} - before)
+    else:
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        files = [ADAPTER_WEIGHTS, ADAPTER_CONFIG]
+        weights = {k: v.half().cpu().contiguous() for k, v in get_peft_model_state_dict(network).items()}
+        save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        settings = copy.copy(network.peft_config["default"])
+        settings.base_model_name_or_path = base.settings["name"]  # peft would write a path of this machine
+        settings.inference_mode = True
+        settings.save_pretrained(folder)
+    open_to_all(folder)
+    return write_manifest(
+        folder,
+        KIND,
+        files=files,
+        settings={"type": kind, "base": base.settings["name"], "turn": TURN_FORMAT},
+        base={"name": base.settings["name"], "sha256": base.digest},
+        provenance={**provenance, "licence": base.provenance.get("licence", "")},
+    )
 
 
 def merge(base: Path, adapter: Path, out: Path) -> Manifest:

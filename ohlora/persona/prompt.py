@@ -41,6 +41,9 @@ MEMORY = "기억"
 STOP_SEQUENCES: tuple[str, ...] = (f"\n{USER}:", f"\n{SHE}:", f"\n{MEMORY}:", "\n")
 """Generation ends at any of these; a reply is one line, so the last one covers cards of other names."""
 
+TURN_FORMAT = 2
+"""Version of what `render_completion` writes; an adapter that speaks another one is not continued."""
+
 MAX_MEMORIES_WRITTEN = 2
 MAX_MEMORY_VALUE = 40
 REPLY_FORBIDDEN = "[]\ufffd"

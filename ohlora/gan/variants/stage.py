@@ -8,7 +8,6 @@ goes on where it was.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     settings = config.variants
     if not settings.methods:
         return Report(notes=["variants.methods is empty: nothing was trained."])
-    torch.set_num_threads(config.runtime.threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.runtime.threads or torch.get_num_threads())
     folder = outputs["output"]
     device = pick_device(config.runtime.device)
     base = find_base(settings)
