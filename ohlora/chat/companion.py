@@ -260,7 +260,7 @@ class Companion:
         own_words = self.product.memory.own_words
         return [
             self.store.write(session, memory).text
-            for memory in noted
+            for memory in dict.fromkeys(noted)
             if is_grounded(memory, said, own_words)
         ]
 

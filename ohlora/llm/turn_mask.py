@@ -260,8 +260,9 @@ class _Build:
         self.sentence_ends: list[int] = []
         self.state("dead")
         self.final = self.state("end")
-        speech_marks = {*grammar.reply_forbidden, *"()"}
-        value_marks = {*grammar.value_forbidden, *"()"}
+        # brackets belong to the format: speech that holds none can be told from it before the turn is complete
+        speech_marks = {*grammar.reply_forbidden, *"(){}"}
+        value_marks = {*grammar.value_forbidden, *"(){}"}
         tag = self.tag(grammar)
         opening = self.state("between")  # a memory has ended and no more may follow
         self.step(opening, " ", after := self.state("between"))
