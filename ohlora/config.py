@@ -432,7 +432,7 @@ class VoiceTestConfig(Section):
     quick_memory_writing: int = Field(18, ge=0, description="messages with and without something to remember")
     quick_variety: int = Field(8, ge=0, description="everyday messages")
     quick_variety_samples: int = Field(2, ge=2, description="replies to each of them")
-    quick_held_out: int = Field(64, ge=0, description="rows of the test split")
+    quick_held_out: int = Field(48, ge=0, description="rows of the test split")
     seed: int = Field(0, ge=0, description="of the sampled replies")
 
 

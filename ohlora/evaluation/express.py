@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ohlora.attributes import Expression
 from ohlora.errors import UserError
-from ohlora.evaluation.intervals import Figure, bootstrap, macro_f1, pearson
+from ohlora.evaluation.intervals import Figure, bootstrap, macro_f1_figure, pearson
 from ohlora.persona.card import Card
 from ohlora.persona.expressions import expression_of, fallback_expression
 from ohlora.persona.prompt import (
@@ -187,13 +186,10 @@ def read_with_voice(scored: Sequence[Scored], voice: Path, card: Card) -> list[S
     Raises:
         ArtifactError: the folder is damaged or holds no merged voice.
     """
-    from ohlora.artifacts import ArtifactError, verify
     from ohlora.evaluation.voice_expression import read_expressions
-    from ohlora.llm.weights import KIND, load_network, load_tokenizer
+    from ohlora.llm.engine import Voice
 
-    if not verify(voice, KIND).settings.get("merged"):
-        raise ArtifactError(f"{voice} holds an adapter alone; name the folder voice of a product")
-    model, tokenizer = load_network(voice, torch.float32).eval(), load_tokenizer(voice)
+    reader = Voice.load(voice)
     rows: list[dict[str, Any]] = []
     open_rows = [k for k, s in enumerate(scored) if s.source == "policy"]
     for k in open_rows:
@@ -213,7 +209,7 @@ def read_with_voice(scored: Sequence[Scored], voice: Path, card: Card) -> list[S
             }
         )
     result = list(scored)
-    for k, seen in zip(open_rows, read_expressions(model, tokenizer, rows, card), strict=True):
+    for k, seen in zip(open_rows, read_expressions(reader, rows, card), strict=True):
         if seen.tagged:
             result[k] = Scored(scored[k].row, seen.seen_name, seen.seen, "voice")
     return result
@@ -230,11 +226,9 @@ def agreement(scored: Sequence[Scored]) -> dict[str, Figure]:
     Empty where no row has one.
     """
     figures: dict[str, Figure] = {}
-    named = [(s.row.truth, s.name) for s in scored if s.expression is not None and s.row.truth]
+    named = [(s.row.truth or "", s.name) for s in scored if s.expression is not None and s.row.truth]
     if named:
-        figures["macro_f1"] = bootstrap(
-            lambda i: macro_f1([named[k][0] for k in i], [named[k][1] for k in i]), len(named)
-        )
+        figures["macro_f1"] = macro_f1_figure([truth for truth, _ in named], [name for _, name in named])
     for key in TRUTH_COLUMNS[1:]:
         pairs = np.array(
             [

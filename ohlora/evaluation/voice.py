@@ -111,7 +111,7 @@ def examine(
         for a, s in zip([*questions, *own], said, strict=True)
     ]
     figures = voice_test.figures_of_replies(judged, card, trained_replies(inputs["dialogues"]))
-    held_out = read_expressions(voice.model, voice.tokenizer, rows, card)
+    held_out = read_expressions(voice, rows, card)
     figures |= voice_test.figures_of_expressions(held_out)
     if own:
         answered = judged[len(questions) :]

@@ -19,7 +19,9 @@ from ohlora.persona.expressions import expression_of, fallback_expression
 from ohlora.persona.prompt import expression_of_levels
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
+
+    from ohlora.llm.engine import Voice
 
 TAG_TOKENS = 10  # at most, with the bracket
 _TAG = re.compile(r"^\s*\(?\s*([^()\d]+?)\s*(\d)(\d)([0-8])")
@@ -27,27 +29,22 @@ _TAG_AT = re.compile(r"\s*\([^()]*\)\s*$")
 
 
 def read_expressions(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    rows: Sequence[Mapping[str, Any]],
-    card: Card,
-    batch_size: int = 16,
+    voice: Voice, rows: Sequence[Mapping[str, Any]], card: Card, batch_size: int = 16
 ) -> list[HeldOut]:
     """The expressions that a voice gives to the written replies of a split.
 
     Args:
-        model: in eval mode.
-        tokenizer: of the model.
+        voice: reads and writes with the engine that serves.
         rows: of the stage `dialogues`, with prompt, completion, reply, expression, eyes, mouth and pose.
         card: knows the labels.
         batch_size: rows of similar length are read together.
     """
-    prefixes = [_prefix(tokenizer, row) for row in rows]
+    prefixes = [_prefix(voice.tokenizer, row) for row in rows]
     tails = [""] * len(rows)
     ordered = sorted(range(len(rows)), key=lambda i: len(prefixes[i]))
     for start in range(0, len(ordered), batch_size):
         chosen = ordered[start : start + batch_size]
-        for i, tail in zip(chosen, _go_on(model, tokenizer, [prefixes[i] for i in chosen]), strict=True):
+        for i, tail in zip(chosen, _go_on(voice, [prefixes[i] for i in chosen]), strict=True):
             tails[i] = tail
     return [_held_out(row, tail, card) for row, tail in zip(rows, tails, strict=True)]
 
@@ -69,27 +66,26 @@ def _prefix(tokenizer: PreTrainedTokenizerFast, row: Mapping[str, Any]) -> list[
     return prompt + kept
 
 
-@torch.inference_mode()
-def _go_on(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prefixes: Sequence[list[int]]
-) -> list[str]:
+def _go_on(voice: Voice, prefixes: Sequence[list[int]]) -> list[str]:
+    """What the engine writes next, greedily, without anything that holds it to the format."""
     width = max(map(len, prefixes))
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.tensor([[padding] * (width - len(p)) + p for p in prefixes], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prefixes], device=model.device)
-    generate: Any = model.generate
-    written = generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=TAG_TOKENS,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=padding,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return [str(text) for text in tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)]
+    end, padding = voice.tokenizer.eos_token_id, voice.tokenizer.pad_token_id or 0
+    step = torch.tensor([[padding] * (width - len(p)) + p for p in prefixes])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prefixes])
+    written: list[list[int]] = [[] for _ in prefixes]
+    session = voice.network.start()
+    try:
+        for _ in range(TAG_TOKENS):
+            tokens = session.forward(step, mask).argmax(dim=-1)
+            for row, token in zip(written, tokens.tolist(), strict=True):
+                row.append(token)
+            if all(end in row for row in written):
+                break
+            step, mask = tokens[:, None], torch.cat([mask, torch.ones(len(prefixes), 1).long()], dim=1)
+    finally:
+        session.close()
+    ended = [row[: row.index(end)] if end in row else row for row in written]
+    return [str(voice.tokenizer.decode(row, skip_special_tokens=True)) for row in ended]
 
 
 def _held_out(row: Mapping[str, Any], tail: str, card: Card) -> HeldOut:

@@ -116,10 +116,14 @@ def loops(text: str) -> bool:
     )
 
 
-def hangul_share(replies: Iterable[str]) -> float:
-    """Of the letters of all replies, how many are Hangul; 0 without any letter."""
-    found = [c for reply in replies for c in reply if c.isalpha()]
-    return sum("가" <= c <= "힣" or "ㄱ" <= c <= "ㅣ" for c in found) / max(1, len(found))
+def hangul_letters(reply: str) -> tuple[int, int]:
+    """How many letters of a reply are Hangul, and how many it has.
+
+    >>> hangul_letters("가나 ab 1!")
+    (2, 4)
+    """
+    found = [c for c in reply if c.isalpha()]
+    return sum("가" <= c <= "힣" or "ㄱ" <= c <= "ㅣ" for c in found), len(found)
 
 
 def is_copy(reply: str, trained: frozenset[str]) -> bool:

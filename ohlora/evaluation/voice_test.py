@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from ohlora.attributes import Expression
 from ohlora.config import VoiceTestConfig
-from ohlora.evaluation.intervals import Figure, bootstrap, macro_f1, pearson, share
+from ohlora.evaluation.intervals import Figure, bootstrap, macro_f1_figure, pearson, share
 from ohlora.evaluation.voice_judges import (
     answers,
     declines_rightly,
-    hangul_share,
+    hangul_letters,
     is_casual,
     is_copy,
     letters,
@@ -276,20 +276,16 @@ def _form(judged: Sequence[Judged], card: Card) -> dict[str, Figure]:
     spoken = [j.reply for j in judged if j.reply]
     register = [is_casual(reply) == (card.speech == "반말") for reply in spoken]
 
-    def hangul(rows: NDArray[np.intp]) -> float:
-        return hangul_share(spoken[i] for i in rows)
-
-    def mean_length(rows: NDArray[np.intp]) -> float:
-        return float(np.mean([len(spoken[i]) for i in rows]))
-
+    found = np.array([hangul_letters(reply) for reply in spoken], int).reshape(-1, 2)
+    lengths = np.array([len(reply) for reply in spoken], float)
     return {
         "parse_rate": share(sum(j.parses for j in judged), count),
         "empty_rate": share(count - len(spoken), count),
         "loop_rate": share(sum(map(loops, spoken)), count),
         "truncated_rate": share(sum(j.said.finish_reason == "budget" for j in judged), count),
         "register_rate": share(sum(register), len(spoken)),
-        "hangul_rate": bootstrap(hangul, len(spoken)),
-        "reply_characters": bootstrap(mean_length, len(spoken)),
+        "hangul_rate": bootstrap(_ratio(found[:, 0], found[:, 1]), len(spoken)),
+        "reply_characters": bootstrap(lambda i: float(lengths[i].mean()), len(spoken)),
     }
 
 
@@ -299,25 +295,24 @@ def _writing(judged: Sequence[Judged]) -> dict[str, Figure]:
     written = np.array([len(j.written) for j, _ in rows], int)
     wanted = np.array([len(p.memories) for _, p in rows], int)
 
-    def ratio(top: NDArray[np.int_], bottom: NDArray[np.int_]) -> Callable[[NDArray[np.intp]], float]:
-        return lambda i: float(top[i].sum() / bottom[i].sum()) if bottom[i].sum() else math.nan
-
     nothing = [j for j, p in rows if not p.memories]
     return {
-        "memory_precision": bootstrap(ratio(hits, written), len(rows)),
-        "memory_recall": bootstrap(ratio(hits, wanted), len(rows)),
-        "memory_f1": bootstrap(ratio(2 * hits, written + wanted), len(rows)),
+        "memory_precision": bootstrap(_ratio(hits, written), len(rows)),
+        "memory_recall": bootstrap(_ratio(hits, wanted), len(rows)),
+        "memory_f1": bootstrap(_ratio(2 * hits, written + wanted), len(rows)),
         "memory_quiet": share(sum(not j.written for j in nothing), len(nothing)),
     }
+
+
+def _ratio(top: NDArray[np.int_], bottom: NDArray[np.int_]) -> Callable[[NDArray[np.intp]], float]:
+    return lambda i: float(top[i].sum() / bottom[i].sum()) if bottom[i].sum() else math.nan
 
 
 def figures_of_expressions(rows: Sequence[HeldOut]) -> dict[str, Figure]:
     """Macro-F1 of names, and correlation and mean error of eyes, mouth (0 to 1) and pose (degrees)."""
     truth, seen = [row.name for row in rows], [row.seen_name for row in rows]
     found = {
-        "expression_macro_f1": bootstrap(
-            lambda i: macro_f1([truth[k] for k in i], [seen[k] for k in i]), len(rows)
-        ),
+        "expression_macro_f1": macro_f1_figure(truth, seen),
         "expression_accuracy": share(sum(t == s for t, s in zip(truth, seen, strict=True)), len(rows)),
         "tag_rate": share(sum(row.tagged for row in rows), len(rows)),
     }
@@ -338,11 +333,7 @@ def figures_of_expressions(rows: Sequence[HeldOut]) -> dict[str, Figure]:
 def figures_of_own_expressions(judged: Sequence[Judged], names: Sequence[str]) -> dict[str, Figure]:
     """Macro-F1 of the expressions of her own replies to held-out messages, where another may fit as well."""
     seen = [j.turn.expression_name if j.turn else "" for j in judged]
-    return {
-        "own_expression_macro_f1": bootstrap(
-            lambda i: macro_f1([names[k] for k in i], [seen[k] for k in i]), len(judged)
-        )
-    }
+    return {"own_expression_macro_f1": macro_f1_figure(names, seen)}
 
 
 def table(result: Result) -> list[dict[str, Any]]:

@@ -140,7 +140,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, P
         "smoke",
         [
             "voice.scratch={hidden_size: 32, layers: 2, heads: 2, context: 384, seed: 0}",
-            "generation.max_new_tokens=24",
+            "generation.max_new_tokens=64",
             "runtime.device=cpu",
             "runtime.threads=1",
             f"persona.card={ROOT / 'data/persona/ohlora.yaml'}",

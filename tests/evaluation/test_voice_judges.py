@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ohlora.evaluation.voice_judges import (
     answers,
     declines_rightly,
-    hangul_share,
+    hangul_letters,
     is_casual,
     is_copy,
     letters,
@@ -105,9 +105,9 @@ def test_copies_are_whole_replies_of_some_length() -> None:
     assert not is_copy("응, 좋아!", trained)
 
 
-def test_hangul_share() -> None:
-    assert hangul_share(["가나 ab"]) == 0.5
-    assert hangul_share(["123 !"]) == 0.0
+def test_hangul_letters() -> None:
+    assert hangul_letters("가ㅋ ab 7") == (2, 4)
+    assert hangul_letters("123 !") == (0, 0)
 
 
 @pytest.mark.parametrize(
