@@ -55,15 +55,6 @@ from ohlora.persona.prompt import (
 
 Kind = Literal["facts", "refusals", "carry_over", "recall", "memory_writing", "variety", "held_out"]
 
-PROBES = {
-    "facts": FactProbe,
-    "refusals": RefusalProbe,
-    "carry_over": CarryOverProbe,
-    "recall": RecallProbe,
-    "memory_writing": WritingProbe,
-}
-
-
 @dataclass(frozen=True)
 class Plan:
     """How much is asked: of each kind at most so many messages (0: all), so many samples each."""
