@@ -18,11 +18,14 @@ from rich.table import Table
 from ohlora.config import Config, ConfigError, dump_config, find_root, load_config, state_dir
 from ohlora.corpus_cli import corpus_app
 from ohlora.errors import UserError
+from ohlora.express_cli import express
 from ohlora.face_test_cli import face_test
 from ohlora.gan_cli import gan_app
 from ohlora.label_cli import import_teacher, label
 from ohlora.render_cli import EXAMPLES as RENDER_EXAMPLES
 from ohlora.render_cli import render
+from ohlora.reply_cli import reply
+from ohlora.voice_cli import voice_app
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -39,11 +42,14 @@ bento_app = typer.Typer(help="The packaged product.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(gan_app, name="gan")
 gan_app.command("test", epilog="Example: ohlora gan test --latents 50 --out face-test")(face_test)
+app.add_typer(voice_app, name="voice")
 app.add_typer(registry_app, name="registry")
 app.add_typer(bento_app, name="bento")
 app.command(epilog="Example: ohlora label photos --out scores.csv --masks masks")(label)
 app.command("import-teacher", epilog="Example: ohlora import-teacher model.pt teacher")(import_teacher)
 app.command(epilog=RENDER_EXAMPLES)(render)
+app.command(epilog="Example: ohlora reply --prompts prompts.csv --samples 4 --out replies.csv")(reply)
+app.command(epilog="Example: ohlora express --replies replies.csv --out expressions.csv")(express)
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="Profile, e.g. smoke or gpu.")]
 Overrides = Annotated[

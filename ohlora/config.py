@@ -418,6 +418,24 @@ class GenerationConfig(Section):
     history_turns: int = Field(3, ge=0, description="earlier turns in the prompt")
 
 
+class VoiceTestConfig(Section):
+    """The test of voices: how much is asked. Counts of 0 ask all."""
+
+    probes: str = Field("data/probes", description="folder of the messages that are asked")
+    fact_samples: Positive = Field(2, description="replies to each question about her in `ohlora voice test`")
+    variety_samples: int = Field(4, ge=2, description="replies to each everyday message, likewise")
+    timed: Positive = Field(40, description="replies that are timed one after the other, likewise")
+    quick_facts: int = Field(42, ge=0, description="questions about her that the gate asks")
+    quick_refusals: int = Field(16, ge=0, description="messages to decline and harmless ones")
+    quick_carry_over: int = Field(6, ge=0, description="questions that earlier turns answer")
+    quick_recall: int = Field(10, ge=0, description="questions that memories answer")
+    quick_memory_writing: int = Field(18, ge=0, description="messages with and without something to remember")
+    quick_variety: int = Field(8, ge=0, description="everyday messages")
+    quick_variety_samples: int = Field(2, ge=2, description="replies to each of them")
+    quick_held_out: int = Field(48, ge=0, description="rows of the test split")
+    seed: int = Field(0, ge=0, description="of the sampled replies")
+
+
 class MemoryConfig(Section):
     base: Literal["e5-small", "scratch-bert", "hub"] = "e5-small"
     hub_name: str = ""
@@ -502,6 +520,7 @@ class Config(Section):
     voice: VoiceConfig = VoiceConfig()
     preference: PreferenceConfig = PreferenceConfig()
     generation: GenerationConfig = GenerationConfig()
+    voice_test: VoiceTestConfig = VoiceTestConfig()
     memory: MemoryConfig = MemoryConfig()
     gate: GateConfig
     serving: ServingConfig = ServingConfig()
