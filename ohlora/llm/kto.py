@@ -41,7 +41,14 @@ from ohlora.llm.precision import trains_in_bfloat16
 from ohlora.llm.sft import spread
 from ohlora.llm.training import SAVE_EVERY_S, Progress, Recorder, Trained, ordered_batches
 from ohlora.llm.undesirable import Preference, failing_samples, pairs
-from ohlora.llm.weights import check_pair, load_network, load_tokenizer, load_trainable, pick_device, save_voice
+from ohlora.llm.weights import (
+    check_pair,
+    load_network,
+    load_tokenizer,
+    load_trainable,
+    pick_device,
+    save_voice,
+)
 from ohlora.persona.card import load_card
 from ohlora.persona.dialogues import CARD_FILE
 from ohlora.stage import Journal, Report
@@ -101,7 +108,8 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     checkpoint = state_dir(config, Path()) / "checkpoints" / "preference" / name / "state.safetensors"
     notes = [
         f"{len(wanted)} written and {len(unwanted)} undesirable replies: "
-        + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) + "."
+        + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+        + "."
     ]
 
     def evaluate(step: int) -> float:
@@ -149,7 +157,12 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
         tables={
             "Held-out margin by kind": held_out.by_kind(network),
             "Undesirable replies": [
-                {"message": good.prompt.splitlines()[-2], "written": good.completion, "kind": bad.kind, "undesirable": bad.completion}
+                {
+                    "message": good.prompt.splitlines()[-2],
+                    "written": good.completion,
+                    "kind": bad.kind,
+                    "undesirable": bad.completion,
+                }
                 for good, bad in spread(made, 18)
             ],
         },
@@ -352,7 +365,12 @@ def tokens_of(batch: Sequence[tuple[Example, bool]]) -> list[dict[str, Any]]:
     """A batch as TRL's columns. Each row also gets the completion of the row before it, for the KL term."""
     parts = [(e.input_ids[: e.prompt_tokens], e.input_ids[e.prompt_tokens :]) for e, _ in batch]
     return [
-        {"prompt_ids": prompt, "completion_ids": completion, "KL_completion_ids": parts[i - 1][1], "label": label}
+        {
+            "prompt_ids": prompt,
+            "completion_ids": completion,
+            "KL_completion_ids": parts[i - 1][1],
+            "label": label,
+        }
         for i, ((prompt, completion), (_, label)) in enumerate(zip(parts, batch, strict=True))
     ]
 

@@ -213,7 +213,9 @@ class Recorder(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         next(self._bar, None)
         # dropout as well is a function of (seed, step)
-        torch.manual_seed(int(np.random.default_rng([self.seed, self.first + state.global_step]).integers(2**62)))
+        torch.manual_seed(
+            int(np.random.default_rng([self.seed, self.first + state.global_step]).integers(2**62))
+        )
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any

@@ -129,7 +129,9 @@ class Spoiler:
 
     def off_topic(self, turn: Turn) -> ParsedTurn | None:
         """The reply to something else."""
-        others = [t for t in self.turns if t.row["group"] != turn.row["group"] and t.parsed.text != turn.parsed.text]
+        others = [
+            t for t in self.turns if t.row["group"] != turn.row["group"] and t.parsed.text != turn.parsed.text
+        ]
         return _pick(others, turn, "off topic").parsed if others else None
 
     def contradicts_memory(self, turn: Turn) -> ParsedTurn | None:
@@ -138,7 +140,9 @@ class Spoiler:
             key, _, value = memory.partition(": ")
             if value not in turn.parsed.text:
                 continue
-            others = [v for v in self.values[key] if v not in turn.parsed.text and v not in value and value not in v]
+            others = [
+                v for v in self.values[key] if v not in turn.parsed.text and v not in value and value not in v
+            ]
             # the same ending keeps the particle after it right
             alike = [v for v in others if _closed(v) == _closed(value)] or others
             if alike:
@@ -259,7 +263,9 @@ class Preference:
     kind: str  # "written", or what is wrong with it
 
 
-def pairs(rows: Sequence[dict[str, Any]], card: Card, count: int, seed: int) -> list[tuple[Preference, Preference]]:
+def pairs(
+    rows: Sequence[dict[str, Any]], card: Card, count: int, seed: int
+) -> list[tuple[Preference, Preference]]:
     """A written and an undesirable reply to each of at most `count` rows.
 
     Each row gets the kind that was used least of those that apply to it, so that the kinds come in about equal
