@@ -20,13 +20,14 @@ from prefect.types.entrypoint import EntrypointType
 from flows import ROOT
 from flows.parts import face, labeling, memory, package, voice
 from flows.pipeline import pipeline
+from flows.select_voice import select_voice
 from flows.tasks import record_path
 from ohlora.config import Config, load_config, state_dir
 from ohlora.lifeline import is_alive
 
 logger = logging.getLogger("ohlora.flows")
 
-PARTS = (labeling, face, voice, memory, package)
+PARTS = (labeling, face, voice, memory, package, select_voice)
 RECONCILE_S = 30.0
 _GRACE_S = 60.0  # a run that just started has not written its note yet
 

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,13 @@ class RunJournal(Journal):
         for name in (REPORT, self.path.name):
             if (folder / name).is_file():
                 self._client.log_artifact(self.run_id, str(folder / name))
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log rows as one table of the run, which MLflow shows side by side with those of other runs."""
+        columns = {
+            key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)
+        }
+        self._client.log_table(self.run_id, data=columns, artifact_file=f"tables/{title.lower()}.json")
 
 
 class Registry:

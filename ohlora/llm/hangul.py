@@ -50,13 +50,13 @@ def require_hangul(tokenizer: PreTrainedTokenizerBase, name: str) -> HangulSuppo
     support = hangul_support(tokenizer)
     if support.share < LEAST_SHARE:
         raise ArtifactError(
-            f"{name} cannot write Korean: its tokenizer gives back {support.share:.0%} of the Hangul of a probe "
-            f"text (at least {LEAST_SHARE:.0%} are needed); choose a base that was made for Korean"
+            f"{name} cannot write Korean: its tokenizer gives back {support.share:.0%} of the Hangul of a "
+            f"probe text (at least {LEAST_SHARE:.0%} are needed); choose a base that was made for Korean"
         )
     if support.tokens_per_syllable > MOST_TOKENS:
         raise ArtifactError(
             f"{name} spells Hangul byte by byte: {support.tokens_per_syllable:.1f} tokens a syllable, "
-            f"{support.bytes_per_token:.1f} bytes a token (at most {MOST_TOKENS} tokens a syllable are taken, or "
-            "replies take several times as long); choose a base that was made for Korean"
+            f"{support.bytes_per_token:.1f} bytes a token (at most {MOST_TOKENS} tokens a syllable are taken, "
+            "or replies take several times as long); choose a base that was made for Korean"
         )
     return support

@@ -1,9 +1,9 @@
 """Stage `preference`: KTO (arXiv:2402.01306) on written and undesirable replies, after fine-tuning.
 
-- KTO needs no pairs and no judge: a reply is wanted or not. The wanted ones were written; the others are made
-  from them by rules (`ohlora.llm.undesirable`), or were sampled and failed a check.
-- The reference is the fine-tuned model, as a second, frozen adapter. Switching the adapter off would make it the
-  base, and the loss would then pull her back to a model that never was her.
+- KTO needs no pairs and no judge: a reply is wanted or not. The wanted ones were written; the others are
+  made from them by rules (`ohlora.llm.undesirable`), or were sampled and failed a check.
+- The reference is the fine-tuned model, as a second, frozen adapter. Switching the adapter off would make it
+  the base, and the loss would then pull her back to a model that never was her.
 - Held-out rows decide: the weights with the best held-out loss are kept, the fine-tuned ones included, and none
   that find the written replies less likely than `MOST_LOSS` allows.
 - With `preference.steps: 0` the fine-tuned adapter is passed on as it is.

@@ -70,7 +70,7 @@ def encode(
         tokenizer: a fast one.
         rows: with `prompt` and `completion`.
         max_length: most tokens of both; None cuts nothing.
-        tag_weight: weight of the tokens of memories and expression (`tail_start`); a word's and the end's is 1.
+        tag_weight: weight of the tokens of memories and expression (`tail_start`); a word's is 1.
     """
     examples = []
     for row in rows:

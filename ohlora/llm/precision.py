@@ -23,9 +23,9 @@ def uses_bfloat16(runtime: RuntimeConfig, device: torch.device) -> bool:
 def trains_in_bfloat16(runtime: RuntimeConfig, device: torch.device, full: bool) -> bool:
     """Whether a training computes in bfloat16; a frozen base is then held in bfloat16 as well.
 
-    With nothing to convert, AVX512-BF16 pays too: a step of the default voice takes 2.3 CPU-seconds, and 3.8 in
-    float32. A base that is trained in whole (`full`) stays float32, since updates would vanish in bfloat16's
-    eight bits, and computes mixed where `uses_bfloat16` says so.
+    With nothing to convert, AVX512-BF16 pays too: a step of the default voice takes 2.3 CPU-seconds, and 3.8
+    in float32. A base that is trained in whole (`full`) stays float32, since updates would vanish in
+    bfloat16's eight bits, and computes mixed where `uses_bfloat16` says so.
     """
     if runtime.precision == "auto" and device.type == "cpu" and not full:
         capabilities = torch.cpu.get_capabilities()

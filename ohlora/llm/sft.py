@@ -130,7 +130,6 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     )
     checkpoint.unlink(missing_ok=True)
     plot_curves(progress, folder / CURVES)
-    del network, base, trained
     served = load_adapted(inputs["base"], folder)[0].to(device)  # type: ignore[arg-type]
     metrics = {
         "bits_per_character": bits_per_character(served, examples["test"]),
@@ -343,7 +342,9 @@ def cut_note(examples: dict[str, list[Example]], limit: int) -> str:
     cut, longest = sum(e.cut > 0 for e in parts), max(len(e.input_ids) + e.cut for e in parts)
     if not cut:
         return f"The longest row has {longest} tokens; none is cut."
-    return f"{cut} rows are longer than {limit} tokens and lose the beginning of their prompt (longest: {longest})."
+    return (
+        f"{cut} rows are longer than {limit} tokens: their prompts lose the beginning (longest: {longest})."
+    )
 
 
 def sample_replies(

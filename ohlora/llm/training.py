@@ -1,11 +1,11 @@
-"""What fine-tuning and preference training share: the order of rows, the schedule, evaluation and checkpoints.
+"""What fine-tuning and preference training share: order of rows, schedule, evaluation, checkpoints.
 
 TRL's trainers do the steps; this decides what they see and what is kept of it.
 
 - Batches are a function of (seed, step), and rows of similar length share one, so that little is computed on
   padding. A trainer sees the steps that are left as one pass over rows in this order.
-- The state (trained weights, the best ones so far, the optimiser's moments, the curves) is one safetensors file
-  that is replaced at once, so that a killed training goes on where it was, to the same weights.
+- The state (trained weights, the best ones so far, the optimiser's moments, the curves) is one safetensors
+  file that is replaced at once, so that a killed training goes on where it was, to the same weights.
 - Training ends early when the held-out score has not improved for a while, and the best weights are kept.
 """
 

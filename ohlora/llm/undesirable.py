@@ -1,7 +1,7 @@
 """Replies that are wrong in a known way, made from written ones. No model grades itself.
 
-Each kind changes one thing of a written turn, keeps the format and is deterministic. A kind that does not apply
-to a row gives None: nothing is contradicted where nothing was remembered.
+Each kind changes one thing of a written turn, keeps the format and is deterministic. A kind that does not
+apply to a row gives None: nothing is contradicted where nothing was remembered.
 """
 
 from __future__ import annotations

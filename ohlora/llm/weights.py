@@ -114,7 +114,7 @@ def fold(model: PreTrainedModel, adapter: Path, manifest: Manifest) -> PreTraine
 
 
 class DoesNotFit(ValueError):
-    """An adapter cannot be continued on this base with these settings; the message is the rest of a sentence."""
+    """An adapter cannot be continued on this base; the message is the rest of a sentence about it."""
 
 
 def take_adapter(network: Any, folder: Path, base: Manifest, alpha: int) -> Manifest:

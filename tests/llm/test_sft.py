@@ -287,7 +287,7 @@ def test_three_prompts_are_answered_at_each_evaluation(full: tuple[Path, Report]
 
 
 def test_a_gpt_neox_of_polyglots_layout_takes_the_originals_adapter(dialogues: Path, tmp_path: Path) -> None:
-    """Rank 128 and alpha 16 on `query_key_value`; more rows of embeddings than tokens, an end token for pad."""
+    """Rank 128 and alpha 16 on `query_key_value`; embeddings to spare, and an end token for pad."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     from ohlora.llm.bases import build, character_tokenizer

@@ -45,7 +45,8 @@ def test_the_learning_rate_rises_then_falls_and_never_stops(steps: int) -> None:
     top = rates.index(max(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert min(rates) > 0 and max(rates) == 1.0
+    assert min(rates) > 0
+    assert max(rates) == 1.0
 
 
 def trained(seed: int = 0) -> Trained:

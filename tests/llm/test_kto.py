@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ohlora.artifacts import ArtifactError, verify
+from ohlora.llm import kto, sft
+from ohlora.llm.kto import tokens_of
+from ohlora.llm.likelihood import IGNORED, Example
+from ohlora.llm.weights import load_trainable
+from ohlora.stage import Journal, Report
+from tests.llm.conftest import ROOT, tiny_config
+
+QUICK = (
+    "voice.lora_rank=4",
+    "voice.epochs=1.0",
+    "voice.batch_size=4",
+    "voice.learning_rate=0.01",
+    "generation.max_new_tokens=4",
+    "preference.steps=8",
+    "preference.batch_size=4",
+    "preference.learning_rate=0.01",
+    "preference.evaluate_every=4",
+    "preference.evaluate_rows=8",
+)
+
+
+@pytest.fixture(scope="module")
+def voice(lora_base: Path, real_dialogues: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sft") / "voice"
+    inputs = {"base": lora_base, "dialogues": real_dialogues}
+    sft.train(tiny_config(*QUICK, f"state={out.parent}"), inputs, {"output": out}, Journal(out))
+    return out
+
+
+def run(base: Path, dialogues: Path, voice: Path, folder: Path, *overrides: str) -> tuple[Path, Report]:
+    config = tiny_config(*QUICK, f"state={folder / 'state'}", *overrides)
+    inputs = {"base": base, "dialogues": dialogues, "voice": voice}
+    out = folder / "preference"
+    return out, kto.train(config, inputs, {"output": out}, Journal(out))
+
+
+@pytest.fixture(scope="module")
+def preferred(
+    lora_base: Path, real_dialogues: Path, voice: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Report]:
+    return run(lora_base, real_dialogues, voice, tmp_path_factory.mktemp("kto"))
+
+
+def test_written_replies_gain_on_undesirable_ones(preferred: tuple[Path, Report], voice: Path) -> None:
+    folder, report = preferred
+    metrics = report.metrics
+    assert metrics["best_step"] > 0
+    assert metrics["valid_kto_loss"] < metrics["valid_kto_loss_before"] == 1.0
+    assert metrics["valid_reward_margin"] > 0
+    assert metrics["valid_bits_per_character"] <= 1.02 * metrics["valid_bits_per_character_before"]
+    manifest = verify(folder, "voice")
+    assert manifest.provenance["fine_tuned"] == verify(voice).digest != manifest.digest
+    assert set(manifest.files) == {"adapter_model.safetensors", "adapter_config.json"}
+
+
+def test_report_holds_curves_and_both_kinds(preferred: tuple[Path, Report]) -> None:
+    folder, report = preferred
+    text = (folder / "metrics.jsonl").read_text()
+    assert all(name in text for name in ("rewards_chosen", "rewards_rejected", '"kl"', "valid_margin"))
+    assert all((folder / name).stat().st_size > 1000 for name in report.pictures.values())
+    assert sum(row["rows"] for row in report.tables["Held-out margin by kind"]) == 8
+
+
+def test_the_reference_is_the_fine_tuned_model_and_stays(
+    lora_base: Path, real_dialogues: Path, voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first step nothing differs from the reference; with the bare base as reference it would."""
+    networks = []
+    monkeypatch.setattr(kto, "load_trainable", lambda *a: networks.append(load_trainable(*a)) or networks[0])
+    _, report = run(lora_base, real_dialogues, voice, tmp_path, "preference.steps=1")
+    first = (tmp_path / "preference" / "metrics.jsonl").read_text().splitlines()[0]
+    assert '"rewards_chosen": 0.0' in first
+    assert '"rewards_rejected": 0.0' in first
+    network = networks[0]
+    original = load_trainable(lora_base, voice, verify(voice), torch.float32)
+    moved = 0
+    for name, value in original.named_parameters():
+        if ".default." in name:
+            reference = network.get_parameter(name.replace(".default.", ".ref."))
+            assert torch.equal(reference, value)
+            assert not reference.requires_grad
+            moved += not torch.equal(network.get_parameter(name), value)
+    assert moved > 0
+    assert report.metrics["kl"] == 0.0
+
+
+def test_no_steps_pass_the_adapter_on(
+    lora_base: Path, real_dialogues: Path, voice: Path, tmp_path: Path
+) -> None:
+    folder, report = run(lora_base, real_dialogues, voice, tmp_path, "preference.steps=0")
+    assert verify(folder, "voice").digest == verify(voice).digest
+    assert "as it is" in report.notes[0]
+
+
+def test_a_step_that_only_hurts_is_not_kept(
+    lora_base: Path, real_dialogues: Path, voice: Path, tmp_path: Path
+) -> None:
+    overrides = ("preference.learning_rate=1.0", "preference.steps=4", "preference.evaluate_every=1")
+    folder, report = run(lora_base, real_dialogues, voice, tmp_path, *overrides)
+    metrics = report.metrics
+    assert metrics["valid_bits_per_character"] <= 1.02 * metrics["valid_bits_per_character_before"]
+
+
+def test_a_network_that_is_trained_in_whole_works_too(
+    base: Path, real_dialogues: Path, tmp_path: Path
+) -> None:
+    inputs = {"base": base, "dialogues": real_dialogues}
+    config = tiny_config(*QUICK, f"state={tmp_path}")
+    sft.train(config, inputs, {"output": tmp_path / "voice"}, Journal(tmp_path / "voice"))
+    folder, report = run(base, real_dialogues, tmp_path / "voice", tmp_path, "preference.learning_rate=0.001")
+    assert verify(folder, "voice").settings["type"] == "full"
+    assert report.metrics["valid_kto_loss"] <= 1.0
+
+
+def test_an_adapter_of_another_base_is_refused(
+    base: Path, real_dialogues: Path, voice: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="was trained on base"):
+        run(base, real_dialogues, voice, tmp_path)
+
+
+def test_each_row_gets_the_completion_before_it_for_the_kl_term() -> None:
+    batch = [(Example([1, 2, n], [IGNORED, IGNORED, n], 1, [0, 0, 1]), n > 5) for n in (5, 6, 7)]
+    rows = tokens_of(batch)
+    assert [r["completion_ids"] for r in rows] == [[5], [6], [7]]
+    assert [r["KL_completion_ids"] for r in rows] == [[7], [5], [6]]
+    assert [r["prompt_ids"] for r in rows] == [[1, 2]] * 3
+    assert [r["label"] for r in rows] == [False, True, True]
+
+
+KILLED = """
+import functools, os, signal, sys
+from pathlib import Path
+from ohlora.llm import kto
+from ohlora.stage import Journal
+from tests.llm.conftest import tiny_config
+
+class Deadly(Journal):
+    def log(self, step, **metrics):
+        super().log(step, **metrics)
+        if step == 5 and "loss" in metrics:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+kto.fit = functools.partial(kto.fit, save_every_s=0)
+base, dialogues, voice, out, *overrides = sys.argv[1:]
+inputs = {"base": Path(base), "dialogues": Path(dialogues), "voice": Path(voice)}
+kto.train(tiny_config(*overrides), inputs, {"output": Path(out)}, Deadly(Path(out)))
+"""
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(
+    lora_base: Path, real_dialogues: Path, voice: Path, preferred: tuple[Path, Report], tmp_path: Path
+) -> None:
+    arguments = [str(path) for path in (lora_base, real_dialogues, voice, tmp_path / "preference")]
+    overrides = [*QUICK, f"state={tmp_path / 'state'}"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments, *overrides], cwd=ROOT)
+    assert killed.returncode == -9
+    folder, report = run(lora_base, real_dialogues, voice, tmp_path)
+    assert "Resumed at step 4 from a checkpoint." in report.notes
+    assert verify(folder).files == verify(preferred[0]).files  # hashes of the weights
