@@ -55,6 +55,7 @@ from ohlora.persona.prompt import (
 
 Kind = Literal["facts", "refusals", "carry_over", "recall", "memory_writing", "variety", "held_out"]
 
+
 @dataclass(frozen=True)
 class Plan:
     """How much is asked: of each kind at most so many messages (0: all), so many samples each."""
