@@ -61,7 +61,7 @@ def tiny_product(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {
         "format": 1,
         "models": models,
-        "generation": {**config.generation.model_dump(mode="json"), "max_new_tokens": 24},
+        "generation": {**config.generation.model_dump(mode="json"), "max_new_tokens": 48},
         "memory": {"threshold": None, "top_k": 2},
         "max_message_chars": 200,
     }
