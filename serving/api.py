@@ -302,7 +302,9 @@ def _sse(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _stream(companion: Companion, said: ChatRequest, tell: Callable[[str], None], gone: threading.Event) -> None:
+def _stream(
+    companion: Companion, said: ChatRequest, tell: Callable[[str], None], gone: threading.Event
+) -> None:
     """Answer in the model thread and tell each event; stops between two tokens once nobody listens."""
     from ohlora.chat import Turn
     from ohlora.llm import ExpressionChosen, MemoryWritten, Speech

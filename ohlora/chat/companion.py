@@ -134,7 +134,7 @@ class Companion:
         return cls(
             settings,
             card,
-            voice=_load_voice(product / "voice", device, settings.generation.engine),
+            voice=_load_voice(product / "voice", device, card, settings.generation),
             encoder=encoder,
             face=load_face(product / "face", device),
             store=MemoryStore(database or "sqlite://", encoder, settings.memory.multi_valued),
@@ -265,11 +265,13 @@ class Companion:
         ]
 
 
-def _load_voice(folder: Path, device: str, engine: str) -> Voice:
+def _load_voice(folder: Path, device: str, card: Card, settings: GenerationConfig) -> Voice:
     try:
-        return Voice.load(folder, device, engine=engine)
+        voice = Voice.load(folder, device, engine=settings.engine)
+        voice.prepare(card, settings)
     except ValueError as error:
         raise ArtifactError(f"{folder}: {error}") from error
+    return voice
 
 
 @contextmanager

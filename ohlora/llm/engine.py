@@ -40,7 +40,7 @@ class TurnRequest:
     prompt: str  # of `render_prompt`; names of special tokens in it are read as text
     card: Card  # whose labels and memory keys the turn may use
     seed: int  # the same seed, weights, engine and prompt give the same turn
-    config: GenerationConfig = GenerationConfig()
+    config: GenerationConfig
 
 
 class Voice:
@@ -103,6 +103,14 @@ class Voice:
     def prompt_limit(self, config: GenerationConfig) -> int:
         """Most tokens of a prompt that leave room for a whole answer."""
         return max(1, min(config.max_prompt_tokens, self.context - self._budget(config)))
+
+    def prepare(self, card: Card, config: GenerationConfig) -> None:
+        """Build what the first turn of a card would have to wait for.
+
+        Raises:
+            ConstraintError: the tokenizer or `max_new_tokens` does not allow a turn.
+        """
+        TurnState(self.automaton(card), self._budget(config))
 
     def stream(self, turn: TurnRequest) -> Iterator[Event]:
         """Answer one prompt: `Speech` (one or more), `MemoryWritten`, `ExpressionChosen`, `Finished`.

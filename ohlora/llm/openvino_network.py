@@ -1,10 +1,11 @@
 """Gemma 3 as an OpenVINO graph with 8-bit weights, built in memory from the loaded transformers model.
 
 Writing one token reads every weight once, so on a CPU the bytes of a weight are what a token costs. Matrices
-are stored as int8 with a float32 scale for every 64 weights of a row (symmetric rounding); activations, norms,
-attention and arithmetic stay float32. One scale per row was as fast and four times as far from float32. The graph is written op by op instead of traced: it loads in a
-second, needs no converter, and takes left-padded batches. Architecture: Gemma 3 technical report,
-arXiv:2503.19786, and transformers' `modeling_gemma3`, against which a test compares logits and tokens.
+are stored as int8 with a float32 scale for every 64 weights of a row (symmetric rounding); activations,
+norms, attention and arithmetic stay float32. One scale per row was about as fast and four times as far from
+float32. The graph is written op by op instead of traced: it loads in a second, needs no converter, and takes
+left-padded batches. Architecture: Gemma 3 technical report, arXiv:2503.19786, and transformers'
+`modeling_gemma3`, against which a test compares logits and tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 if TYPE_CHECKING:
@@ -176,7 +176,9 @@ class _Builder:
         length = ops.gather(ops.shape_of(ids), self.ints(1), self.ints(0))
         total = ops.gather(ops.shape_of(mask), self.ints(1), self.ints(0))
         keys = ops.range(self.ints(0), total, self.ints(1), "i64")
-        queries = ops.unsqueeze(ops.range(ops.subtract(total, length), total, self.ints(1), "i64"), self.ints(1))
+        queries = ops.unsqueeze(
+            ops.range(ops.subtract(total, length), total, self.ints(1), "i64"), self.ints(1)
+        )
         present = ops.unsqueeze(ops.not_equal(mask, self.ints(0)), self.ints([1, 2]))
         before = ops.less_equal(ops.unsqueeze(keys, self.ints(0)), queries)
         near = ops.less(
@@ -184,7 +186,7 @@ class _Builder:
         )
         seen = ops.logical_and(present, ops.unsqueeze(before, self.ints([0, 1])))
         close = ops.logical_and(seen, ops.unsqueeze(near, self.ints([0, 1])))
-        return tuple(ops.select(m, self.floats(0.0), self.floats(MASKED)) for m in (seen, close))  # type: ignore[return-value]
+        return tuple(ops.select(m, self.floats(0.0), self.floats(MASKED)) for m in (seen, close))
 
     def cached(self, fresh: Any, name: str) -> Any:
         from openvino import PartialShape

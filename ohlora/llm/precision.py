@@ -37,7 +37,7 @@ def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Of generation, token by token: `auto` is bfloat16 on a GPU and float32 on a CPU.
 
     A single token is bound by memory and not by arithmetic, and torch's bfloat16 matrix-vector products on a
-    CPU are slower than what they save (benchmarks/voice_generation.py).
+    CPU are slower than what they save (benchmarks/voice_engines.py).
     """
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -1,9 +1,9 @@
 """Decoding that cannot leave the format of a turn, nor run out of tokens in the middle of it.
 
 The grammar of a turn is a regular language, so it is compiled to an automaton over bytes, and a token is
-allowed where the automaton survives its bytes (Willard and Louf, arXiv:2307.09702). What libraries for this do
-not offer is why it is written here: the shortest legal rest is known for every state, so a token is allowed
-only if what must follow it still fits the budget. llguidance's `max_tokens`, which was tried, ends a
+allowed where the automaton survives its bytes (Willard and Louf, arXiv:2307.09702). It is written here for
+what libraries of this kind do not offer: the shortest legal rest is known for every state, and a token is
+allowed only if what must follow it still fits the budget. llguidance's `max_tokens`, which was tried, ends a
 field after so many tokens even inside a character, and then the text does not parse.
 
 How speech ends when the budget does: in the last `CLOSING` tokens before the limit, it must end at the first
@@ -84,10 +84,12 @@ class TokenTable:
         for piece, index in tokenizer.get_vocab().items():
             if index < size and index not in special:
                 texts[index] = _gpt2_bytes(piece) if over_bytes else _piece_bytes(piece, spaced)
-        missing = set(range(256)) - {text[0] for text in texts if len(text) == 1} - {0xC0, 0xC1, *range(0xF5, 256)}
+        missing = (
+            set(range(256)) - {text[0] for text in texts if len(text) == 1} - {0xC0, 0xC1, *range(0xF5, 256)}
+        )
         if missing:
             raise ConstraintError(
-                f"the tokenizer cannot write {len(missing)} single bytes; a base model with byte fallback is needed"
+                f"the tokenizer cannot write {len(missing)} single bytes; take a base with byte fallback"
             )
         symbols = np.full((size, max(map(len, texts))), STAY, np.int16)
         for index, text in enumerate(texts):
@@ -260,7 +262,7 @@ class _Build:
         self.sentence_ends: list[int] = []
         self.state("dead")
         self.final = self.state("end")
-        # brackets belong to the format: speech that holds none can be told from it before the turn is complete
+        # brackets belong to the format: speech without any can be told before the turn is complete
         speech_marks = {*grammar.reply_forbidden, *"(){}"}
         value_marks = {*grammar.value_forbidden, *"(){}"}
         tag = self.tag(grammar)
@@ -295,7 +297,7 @@ class _Build:
         return self.rows[state][byte]
 
     def spell(self, state: int, words: Iterable[str], then: str, kind: str) -> int:
-        """The words from `state` on as a trie, each followed by the text `then`; returns the state after it."""
+        """The words from `state` on as a trie, each followed by `then`; returns the state after that."""
         end = self.state(kind)
         for word in words:
             here = state

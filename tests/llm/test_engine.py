@@ -1,20 +1,24 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ohlora.artifacts import ArtifactError
 from ohlora.config import GenerationConfig
-from ohlora.llm.engine import REPLACEMENT, Voice, sample
+from ohlora.llm import ExpressionChosen, Finished, MemoryWritten, Speech, TurnRequest, Voice
+from ohlora.llm.networks import Network, Session
+from ohlora.llm.sampling import repeating, sample
 from ohlora.llm.weights import load_network, load_tokenizer
+from ohlora.persona import load_card
+from ohlora.persona.prompt import parse_turn
 
-HOT = GenerationConfig(max_new_tokens=40, temperature=2.0, top_p=1.0, repetition_penalty=1.0)
-GREEDY = GenerationConfig(max_new_tokens=12, temperature=0.0, repetition_penalty=1.0)
+CARD = load_card(Path(__file__).parents[2] / "data" / "persona" / "ohlora.yaml")
+
+HOT = GenerationConfig(max_new_tokens=48, temperature=2.0, top_p=1.0, repetition_penalty=1.0)
+GREEDY = GenerationConfig(max_new_tokens=48, temperature=0.0, repetition_penalty=1.0, no_repeat_ngram=0)
 
 
 @pytest.fixture(scope="module")
@@ -26,87 +30,136 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-class Scripted(Voice):
-    """Says given tokens instead of sampling them."""
-
-    def __init__(self, voice: Voice, ids: list[int]) -> None:
-        super().__init__(voice.model, voice.tokenizer)
-        self.ids = ids
-
-    def _tokens(self, prompt: str, generator: torch.Generator, config: GenerationConfig) -> Iterator[int]:
-        yield from self.ids
-
-    @classmethod
-    def saying(cls, voice: Voice, text: str) -> Scripted:
-        return cls(
-            voice, voice.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        )
-
-    def pieces(self, *stop: str) -> list[str]:
-        return list(self.stream("", torch.Generator(), GREEDY, stop))
+def turn(user: str = "안녕", seed: int = 0, config: GenerationConfig = HOT) -> TurnRequest:
+    return TurnRequest(f"사용자: {user}\n오로라:", CARD, seed, config)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_streamed_pieces_join_to_the_completion_without_half_characters(voice: Voice, seed: int) -> None:
-    pieces = list(voice.stream("안녕", seeded(seed), HOT))
-    assert "".join(pieces) == voice.complete("안녕", seeded(seed), HOT)
-    assert all(pieces)
-    assert REPLACEMENT not in "".join(pieces)
+class Counting:
+    """A network that counts its steps and the sessions that are open."""
+
+    def __init__(self, network: Network) -> None:
+        self.inner = network
+        self.vocabulary, self.context = network.vocabulary, network.context
+        self.steps = self.opened = 0
+
+    def start(self) -> Session:
+        session = self.inner.start()
+        self.opened += 1
+        counting = self
+
+        class Counted:
+            def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+                counting.steps += 1
+                return session.forward(ids, mask)
+
+            def close(self) -> None:
+                counting.opened -= 1
+                session.close()
+
+        return Counted()
 
 
-def test_another_seed_says_something_else(voice: Voice) -> None:
-    assert voice.complete("안녕", seeded(0), HOT) != voice.complete("안녕", seeded(1), HOT)
+@pytest.mark.parametrize("seed", range(8))
+def test_events_tell_the_completion_in_order(voice: Voice, seed: int) -> None:
+    events = list(voice.stream(turn(seed=seed)))
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    parsed = parse_turn(finished.completion, CARD)
+    speech = [event.text for event in events if isinstance(event, Speech)]
+    assert all(speech)
+    assert "".join(speech) == parsed.text
+    assert [e.text for e in events if isinstance(e, MemoryWritten)] == parsed.memories_written
+    assert events[-2] == ExpressionChosen(parsed.expression_name, parsed.expression)
+    order = [Speech, MemoryWritten, ExpressionChosen, Finished]
+    places = [order.index(type(event)) for event in events]
+    assert places == sorted(places)
+    assert finished.tokens <= HOT.max_new_tokens
+    assert 0 < finished.time_to_first_token <= finished.seconds
+
+
+def test_speech_is_told_while_it_is_written(voice: Voice) -> None:
+    counted = Counting(voice.network)
+    talking = Voice(voice.model, voice.tokenizer)
+    talking.network = counted
+    stream = talking.stream(turn())
+    assert isinstance(next(stream), Speech)
+    told = counted.steps
+    list(stream)
+    assert told < counted.steps
+
+
+def test_closing_a_stream_ends_the_computing(voice: Voice) -> None:
+    counted = Counting(voice.network)
+    talking = Voice(voice.model, voice.tokenizer)
+    talking.network = counted
+    stream = talking.stream(turn())
+    next(stream)
+    assert counted.opened == 1
+    steps = counted.steps
+    stream.close()  # type: ignore[attr-defined]
+    assert (counted.steps, counted.opened) == (steps, 0)
+
+
+def test_the_seed_decides_what_is_said(voice: Voice) -> None:
+    said = [voice.complete_turn(turn(seed=seed)).completion for seed in (0, 0, 1)]
+    assert said[0] == said[1] != said[2]
+
+
+@pytest.mark.parametrize("config", [GREEDY, HOT])
+def test_together_they_say_what_each_says_alone(voice: Voice, config: GenerationConfig) -> None:
+    turns = [
+        turn(user, seed, config) for seed, user in enumerate(["안녕", "뭐 해? 밥은?", "나", "잘 자 내일 봐!"])
+    ]
+    together = voice.complete_many(turns, batch=3)
+    assert [f.completion for f in together] == [voice.complete_turn(t).completion for t in turns]
+
+
+def test_in_the_closing_tokens_memories_and_expression_are_the_likeliest(voice: Voice) -> None:
+    # after the same speech the rest is the same, whatever the seed
+    rests: dict[str, set[str]] = {}
+    for seed in range(6):
+        text = voice.complete_turn(turn(seed=seed)).completion
+        head, _, tag = text.rpartition("(")
+        rests.setdefault(head, set()).add(tag)
+    assert all(len(tags) == 1 for tags in rests.values())
+
+
+def test_tags_and_controls_of_the_prompt_are_text(voice: Voice) -> None:
+    prompt = "사용자: <eos><pad> (기쁨 999) [이름: x]\x00\n오로라:"
+    assert voice.tokenizer.eos_token_id not in voice._encode(prompt)
+    parse_turn(voice.complete_turn(TurnRequest(prompt, CARD, 0, HOT)).completion, CARD)
 
 
 def test_greedy_needs_no_randomness_and_agrees_with_transformers(voice: Voice) -> None:
     ids = torch.tensor([voice.tokenizer("안녕")["input_ids"]])
-    reference = voice.model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :].tolist()
+    reference = voice.model.generate(ids, max_new_tokens=48, do_sample=False)[0, ids.shape[1] :].tolist()
     ours = list(voice._tokens("안녕", torch.Generator(), GREEDY))
     assert ours == [t for t in reference if t != voice.tokenizer.eos_token_id]
 
 
-@settings(max_examples=100, deadline=None)
-@given(text=st.text(st.sampled_from("가나뷁쀍漢😊ab (\n"), max_size=20))
-def test_any_text_streams_unchanged(voice: Voice, text: str) -> None:
-    pieces = Scripted.saying(voice, text).pieces()
-    assert "".join(pieces) == text
-
-
-@settings(max_examples=100, deadline=None)
-@given(ids=st.lists(st.integers(4, 260), max_size=12))
-def test_bytes_that_are_no_text_never_become_replacement_characters(voice: Voice, ids: list[int]) -> None:
-    assert REPLACEMENT not in "".join(Scripted(voice, ids).pieces())
-
-
 @pytest.mark.parametrize("stop", ["\n", "\n사용자:", "끝"])
-def test_text_ends_before_a_stop_string(voice: Voice, stop: str) -> None:
-    assert "".join(Scripted.saying(voice, f"안녕{stop}뒤").pieces(stop)) == "안녕"
-
-
-def test_what_only_begins_like_a_stop_string_is_said(voice: Voice) -> None:
-    pieces = Scripted.saying(voice, "안녕 사용 설명서").pieces("사용자:")
-    assert "".join(pieces) == "안녕 사용 설명서"
-    assert not any("사용자:".startswith(piece[-1]) and piece != pieces[-1] for piece in pieces)
+def test_text_ends_before_a_stop_string(voice: Voice, stop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = voice.tokenizer(f"안녕{stop}뒤", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(voice, "_tokens", lambda *_: iter(ids))
+    assert voice.complete("", torch.Generator(), GREEDY, [stop]) == "안녕"
 
 
 def test_consumer_is_not_left_in_inference_mode(voice: Voice) -> None:
-    stream = voice.stream("안녕", seeded(0), HOT)
+    stream = voice.stream(turn())
     next(stream)
     assert not torch.is_inference_mode_enabled()
 
 
 def test_a_prompt_longer_than_the_context_keeps_its_end(voice: Voice) -> None:
-    assert voice.complete("가" * 500 + "안녕", seeded(0), HOT) == voice.complete(
-        "가" * 900 + "안녕", seeded(0), HOT
-    )
+    one, other = (voice.complete_turn(turn("가" * n + "안녕")).completion for n in (500, 900))
+    assert one == other
 
 
-def test_end_token_ends(voice: Voice) -> None:
-    logits = torch.zeros(len(voice.tokenizer))
-    logits[voice.tokenizer.eos_token_id] = 100.0
-    voice = Voice(voice.model, voice.tokenizer)
-    voice._forward = lambda step, cache: (logits, None)  # type: ignore[method-assign]
-    assert voice.complete("안녕", seeded(0), HOT) == ""
+def test_prompts_leave_room_for_an_answer(voice: Voice) -> None:
+    config = GenerationConfig(max_new_tokens=50, max_prompt_tokens=1000)
+    assert voice.prompt_limit(config) == voice.context - 50
+    assert voice.prompt_limit(GenerationConfig(max_prompt_tokens=30)) == 30
+    assert voice.count("안녕") == 3  # with the begin token
 
 
 class TestSample:
@@ -127,6 +180,25 @@ class TestSample:
     def test_penalty_makes_room_for_what_was_not_said(self) -> None:
         config = GenerationConfig(temperature=0.0, repetition_penalty=2.0)
         assert sample(self.logits, [0], torch.Generator(), config) == 1
+
+    def test_only_what_is_allowed_is_drawn(self) -> None:
+        allowed = np.array([False, True, False, True])
+        config = GenerationConfig(temperature=1.0, top_p=1.0)
+        drawn = {sample(self.logits, [], seeded(i), config, allowed) for i in range(50)}
+        assert drawn == {1, 3}
+
+    def test_what_is_not_speech_is_the_likeliest_and_may_repeat(self) -> None:
+        config = GenerationConfig(temperature=2.0, repetition_penalty=2.0, no_repeat_ngram=1)
+        assert {sample(self.logits, [0], seeded(i), config, free=False) for i in range(20)} == {0}
+
+    def test_a_run_does_not_come_twice_unless_nothing_else_is_allowed(self) -> None:
+        config = GenerationConfig(temperature=0.0, repetition_penalty=1.0, no_repeat_ngram=2)
+        assert sample(self.logits, [3, 0, 3], seeded(0), config) == 1
+        only = np.array([True, False, False, False])
+        assert sample(self.logits, [3, 0, 3], seeded(0), config, only) == 0
+        assert repeating([1, 2, 3, 1, 2], 3) == {3}
+        assert repeating([1, 2], 3) == set()
+        assert repeating([1, 1], 0) == set()
 
     def test_logits_are_left_alone(self) -> None:
         before = self.logits.clone()

@@ -51,7 +51,9 @@ def run(network: object, ids: torch.Tensor, mask: torch.Tensor, steps: int = 6) 
     return torch.stack(rows)
 
 
-PROMPT = torch.tensor([[2, 17, 45, 9, 101, 44, 23, 250, 8, 77, 61, 5], [0, 0, 0, 2, 17, 45, 9, 101, 44, 23, 250, 8]])
+PROMPT = torch.tensor(
+    [[2, 17, 45, 9, 101, 44, 23, 250, 8, 77, 61, 5], [0, 0, 0, 2, 17, 45, 9, 101, 44, 23, 250, 8]]
+)
 MASK = (PROMPT != 0).long()
 
 

@@ -34,7 +34,10 @@ def test_old_turns_go_before_new_ones_and_before_memories() -> None:
     assert fit(bare - 1) == render_prompt(CARD, MEMORIES[:2], [], "뭐 해?", DAY)
 
 
-@given(st.integers(60, 400), st.text(st.sampled_from("가나다 :[](){}\n오로라사용자기억"), min_size=1, max_size=500))
+@given(
+    st.integers(60, 400),
+    st.text(st.sampled_from("가나다 :[](){}\n오로라사용자기억"), min_size=1, max_size=500),
+)
 def test_it_fits_and_ends_in_the_persons_last_words(limit: int, user: str) -> None:
     prompt = fit(limit, user)
     assert len(prompt) <= limit

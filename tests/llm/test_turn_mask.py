@@ -28,8 +28,38 @@ CARD = load_card(Path(__file__).parents[2] / "data" / "persona" / "ohlora.yaml")
 
 def sentencepiece() -> PreTrainedTokenizerFast:
     """Pieces that cross every border of the format, with byte fallback, as Gemma has them."""
-    crossing = [" (", " [", "] (", "] [", "]", "(", "[", "이름", "이름:", ": ", " (기쁨", "기쁨 4", "44)", "4)"]
-    words = ["안녕", " 안녕", "안녕!", "! ", ".", "...", "민수", "가나다라마바사", " ", "  ", "\n", "😊", "ㅋㅋ", "a b"]
+    crossing = [
+        " (",
+        " [",
+        "] (",
+        "] [",
+        "]",
+        "(",
+        "[",
+        "이름",
+        "이름:",
+        ": ",
+        " (기쁨",
+        "기쁨 4",
+        "44)",
+        "4)",
+    ]
+    words = [
+        "안녕",
+        " 안녕",
+        "안녕!",
+        "! ",
+        ".",
+        "...",
+        "민수",
+        "가나다라마바사",
+        " ",
+        "  ",
+        "\n",
+        "😊",
+        "ㅋㅋ",
+        "a b",
+    ]
     bodies = [text.replace(" ", "▁") for text in [*crossing, *words]]
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
     pieces = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), *dict.fromkeys(bodies)]

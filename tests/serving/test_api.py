@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 
 from ohlora.artifacts import ArtifactError
 from ohlora.chat import Companion
+from ohlora.llm import Speech
 from serving import ROOT
-from serving.api import MAX_BODY, ApiError, ChatRequest, create_app, is_loopback, parse_chat
+from serving.api import MAX_BODY, ApiError, ChatRequest, _events, create_app, is_loopback, parse_chat
 from serving.engine import Engine
 from serving.journal import describe
 
@@ -118,6 +121,100 @@ def test_a_seed_makes_a_turn_repeatable(engine: Engine) -> None:
     )
     assert first["text"] == second["text"]
     assert first["image"] == second["image"]
+
+
+def told(response: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Server-sent events as (name, data)."""
+    blocks = response.text.removesuffix("\n\n").split("\n\n")
+    return [
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        for name, data in (block.split("\n") for block in blocks)
+    ]
+
+
+def test_a_stream_tells_what_chat_answers(engine: Engine) -> None:
+    app = client(engine)
+    body = {"message": "안녕", "seed": 7}
+    whole = app.post("/api/chat", json={"session": "whole", **body}).json()
+    response = app.post("/api/chat/stream", json={"session": "streamed", **body})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["cache-control"] == "no-store"
+    events = told(response)
+    names = [name for name, _ in events]
+    assert names[0] == "speech"
+    assert names[-2:] == ["expression", "turn"]
+    assert set(names[:-2]) <= {"speech", "memory"}
+    assert "".join(data["text"] for name, data in events if name == "speech") == whole["text"]
+    assert [data["text"] for name, data in events if name == "memory"] == whole["memories_written"]
+    assert dict(events)["expression"] == whole["expression"]
+    turn = dict(events)["turn"]
+    assert {**turn, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_a_stream_is_refused_like_chat(engine: Engine) -> None:
+    app = client(engine)
+    path = "/api/chat/stream"
+    assert code(app.post(path, json={"session": "a", "message": " "})) == (400, "empty")
+    assert code(app.post(path, content=b"{", headers={"Content-Type": "application/json"})) == (
+        400,
+        "bad_json",
+    )
+    assert code(app.post(path, content=b"{}", headers={"Content-Type": "text/plain"}))[0] == 415
+    locked = client(engine, token="s3cret-token")
+    assert code(locked.post(path, json={"session": "a", "message": "안녕"})) == (401, "unauthorized")
+
+
+class Talker:
+    """A companion that says a word at a time, waits in between, and knows whether it was stopped."""
+
+    def __init__(self, failing: bool = False) -> None:
+        self.failing = failing
+        self.go = threading.Semaphore(0)
+        self.said = 0
+        self.stopped = threading.Event()
+
+    def stream_turn(self, *_: object) -> Iterator[Speech]:
+        try:
+            for _ in range(50):
+                yield Speech("말")
+                self.said += 1
+                assert self.go.acquire(timeout=30)
+                if self.failing:
+                    raise RuntimeError("what somebody wrote")
+        finally:
+            self.stopped.set()
+
+
+def test_a_failure_after_the_first_word_is_an_event() -> None:
+    talker = Talker(failing=True)
+    talker.go.release(50)
+    engine = Engine(lambda: talker)  # type: ignore[arg-type, return-value]
+    engine._loading.result(timeout=10)
+    events = told(client(engine).post("/api/chat/stream", json={"session": "a", "message": "안녕"}))
+    assert events[0] == ("speech", {"text": "말"})
+    name, data = events[-1]
+    assert name == "error"
+    assert data["error"]["code"] == "internal"
+    assert "somebody" not in data["error"]["message"]
+    engine.close()
+
+
+def test_who_goes_away_stops_her_talking() -> None:
+    talker = Talker()
+    engine = Engine(lambda: talker)  # type: ignore[arg-type, return-value]
+    engine._loading.result(timeout=10)
+
+    async def listen_briefly() -> str:
+        events = _events(engine, ChatRequest(session="a", message="안녕"))
+        first = await anext(events)
+        await events.aclose()
+        return first
+
+    assert asyncio.run(listen_briefly()).startswith("event: speech\n")
+    talker.go.release(50)
+    assert talker.stopped.wait(10)
+    assert talker.said <= 1
+    engine.close()
 
 
 def test_memories_are_those_of_the_session(engine: Engine) -> None:
