@@ -22,6 +22,7 @@ from ohlora.express_cli import express
 from ohlora.face_test_cli import face_test
 from ohlora.gan_cli import gan_app
 from ohlora.label_cli import import_teacher, label
+from ohlora.persona_cli import persona_app
 from ohlora.render_cli import EXAMPLES as RENDER_EXAMPLES
 from ohlora.render_cli import render
 from ohlora.reply_cli import reply
@@ -43,6 +44,7 @@ app.add_typer(corpus_app, name="corpus")
 app.add_typer(gan_app, name="gan")
 gan_app.command("test", epilog="Example: ohlora gan test --latents 50 --out face-test")(face_test)
 app.add_typer(voice_app, name="voice")
+app.add_typer(persona_app, name="persona")
 app.add_typer(registry_app, name="registry")
 app.add_typer(bento_app, name="bento")
 app.command(epilog="Example: ohlora label photos --out scores.csv --masks masks")(label)

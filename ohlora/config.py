@@ -316,6 +316,16 @@ class VariantsConfig(Section):
     seed: int = 0
 
 
+class PersonaChecks(Section):
+    """What `ohlora persona check` and the stage `dialogues` refuse."""
+
+    reply_characters: Positive = Field(90, description="longest reply")
+    similarity: Fraction = Field(0.85, description="user messages of two splits must be less similar")
+    expression_least: Fraction = Field(0.02, description="least share of rows of an expression")
+    expression_most: Fraction = Field(0.5, description="largest share of rows of an expression")
+    opening_most: Fraction = Field(0.05, description="largest share of replies with the same first word")
+
+
 class PersonaConfig(Section):
     card: str = Field("data/persona/ohlora.yaml", description="character card: who she is")
     dialogues: str = Field("data/persona/dialogues.jsonl", description="dialogue rows")
@@ -326,6 +336,7 @@ class PersonaConfig(Section):
     )
     other_dates: Fraction = Field(0.3, description="share of training rows that are said on a later day")
     years_ahead: float = Field(5.0, ge=0, le=50, description="how much later at most; 0 for one day for all")
+    checks: PersonaChecks = PersonaChecks()
     date_copies: Positive = Field(
         3, description="on how many days a training row that says age or school year is said"
     )

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from ohlora.attributes import Expression
+from ohlora.errors import UserError
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
@@ -27,7 +28,7 @@ _SCHOOL_YEAR = re.compile(r"\{school_year\}학년")
 _BRACED = re.compile(r"\{([^{}]*)\}|[{}]")
 
 
-class CardError(ValueError):
+class CardError(UserError, ValueError):
     """The card is missing or does not parse; the message names the file, the key and the problem."""
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ohlora.attributes import Expression
-from ohlora.config import Config, PersonaConfig
+from ohlora.config import Config, PersonaChecks, PersonaConfig
+from ohlora.errors import UserError
 from ohlora.persona.card import Card, Speech, load_card, unknown_placeholders
 from ohlora.persona.expressions import expression_of, fallback_expression
 from ohlora.persona.prompt import parse_completion, render_completion, render_prompt
@@ -26,13 +27,15 @@ Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 ORIGINAL_COLUMNS = ("data_type", "input_data", "output_data", "output_message", "memory")
 CARD_FILE = "persona.yaml"
+NOTES = 10
+"""Findings that a message of the stage names; more would hide the rest of its report."""
 
 _MEMORY = re.compile(r"^[^\[\]:\n]+: [^\[\]\n]+$")
 _LEADING_MEMORIES = re.compile(r"^\s*((?:\[[^\[\]]*\]\s*)*)(.*)$", re.DOTALL)
 _BRACKETED = re.compile(r"\[([^\[\]]*)\]")
 
 
-class DialogueError(ValueError):
+class DialogueError(UserError, ValueError):
     """Dialogue data does not hold; the message names file, line and problem."""
 
 
@@ -94,9 +97,28 @@ def load_dialogues(path: Path | str) -> list[DialogueRow]:
     Raises:
         DialogueError: the file is missing, a line does not parse, an id occurs twice, or a split leaks.
     """
+    rows, places, problems = read_rows(path)
+    for place, message in problems:
+        raise DialogueError(f"{place}: {message}")
+    if not rows:
+        raise DialogueError(f"{path} holds no rows")
+    check_splits(rows, places)
+    return rows
+
+
+def read_rows(path: Path | str) -> tuple[list[DialogueRow], list[str], list[tuple[str, str]]]:
+    """The rows of a JSON Lines file, unchecked against each other.
+
+    Returns:
+        the rows; the place of each, file and line; (place, problem) of every line that is no row.
+
+    Raises:
+        DialogueError: the file cannot be read.
+    """
     path = Path(path)
     rows: list[DialogueRow] = []
-    lines: list[int] = []
+    places: list[str] = []
+    problems: list[tuple[str, str]] = []
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -104,15 +126,14 @@ def load_dialogues(path: Path | str) -> list[DialogueRow]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
+        place = f"{path}, line {number}"
         try:
             rows.append(DialogueRow.model_validate_json(line))
         except ValidationError as error:
-            raise DialogueError(f"{path}, line {number}: {_problem(error)}") from error
-        lines.append(number)
-    if not rows:
-        raise DialogueError(f"{path} holds no rows")
-    check_splits(rows, [f"{path}, line {number}" for number in lines])
-    return rows
+            problems.append((place, _problem(error)))
+        else:
+            places.append(place)
+    return rows, places, problems
 
 
 def check_splits(rows: Sequence[DialogueRow], places: Sequence[str]) -> None:
@@ -154,17 +175,22 @@ def check_against_card(rows: Iterable[DialogueRow], card: Card) -> None:
         DialogueError: names the row and what the card has.
     """
     for row in rows:
-        if row.expression not in card.expressions:
-            known = ", ".join(card.expressions)
-            raise DialogueError(f"row {row.id}: unknown expression {row.expression!r}; the card has: {known}")
-        for memories, keys in (
-            (row.memories_read, card.memory_keys | card.hint_keys),
-            (row.memories_written, card.memory_keys),
-        ):
-            for memory in memories:
-                key = memory.partition(":")[0]
-                if key not in keys:
-                    raise DialogueError(f"row {row.id}: memory key {key!r} is not in the card's memory_keys")
+        for problem in check_row(row, card):
+            raise DialogueError(f"row {row.id}: {problem}")
+
+
+def check_row(row: DialogueRow, card: Card) -> Iterator[str]:
+    """What a row names and the card does not know."""
+    if row.expression not in card.expressions:
+        yield f"unknown expression {row.expression!r}; the card has: {', '.join(card.expressions)}"
+    for memories, keys in (
+        (row.memories_read, card.memory_keys | card.hint_keys),
+        (row.memories_written, card.memory_keys),
+    ):
+        for memory in memories:
+            key = memory.partition(":")[0]
+            if key not in keys:
+                yield f"memory key {key!r} is not in the card's memory_keys"
 
 
 def normalise(text: str) -> str:
@@ -315,9 +341,7 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     folder.mkdir(parents=True, exist_ok=True)
     card_path, rows_path = Path(config.persona.card), Path(config.persona.dialogues)
     card = load_card(card_path)
-    is_csv = rows_path.suffix.lower() == ".csv"
-    every = import_original_csv(rows_path, card) if is_csv else load_dialogues(rows_path)
-    check_against_card(every, card)
+    every, notes = _checked(rows_path, card, config.persona.checks)
     chosen = with_history(select(every, config.persona.limit), config.persona.history, card)
     days = dated(chosen, card, config.persona)
     rows = [said_on(row, card, day) for row, day in days]
@@ -329,7 +353,7 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
         _write_table(part, card, folder / f"{split}.parquet")
     shutil.copyfile(card_path, folder / CARD_FILE)
 
-    notes = [
+    notes += [
         f"{path} is outside of {inputs['persona']}: a change of it does not make this stage stale"
         for path in (card_path, rows_path)
         if not path.resolve().is_relative_to(inputs["persona"].resolve())
@@ -344,6 +368,28 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
         },
         notes=notes,
     )
+
+
+def _checked(path: Path, card: Card, settings: PersonaChecks) -> tuple[list[DialogueRow], list[str]]:
+    """Rows of a file that hold, and notes.
+
+    A CSV was written by others for another format: what cannot be used is refused, what only falls short of
+    this project's rules is noted.
+    """
+    from ohlora.persona.checks import check_file, check_rows  # they build on this module
+
+    if path.suffix.lower() == ".csv":
+        rows = import_original_csv(path, card)
+        check_against_card(rows, card)
+        findings = check_rows(rows, [f"{path}, row {row.id}" for row in rows], card, settings)
+        notes = [str(finding) for finding in findings[:NOTES]]
+        return rows, notes + ([f"{path}: {len(findings) - NOTES} more"] if len(findings) > NOTES else [])
+    rows, findings = check_file(path, card, settings)
+    errors = [str(finding) for finding in findings if finding.is_error]
+    if errors:
+        more = [f"and {len(errors) - NOTES} more; `ohlora persona check` lists them"]
+        raise DialogueError("\n".join(errors[:NOTES] + (more if len(errors) > NOTES else [])))
+    return rows, [str(finding) for finding in findings[:NOTES]]
 
 
 def _interleave(queues: Iterable[list[str]]) -> list[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,31 +10,25 @@ import torch
 
 from ohlora.artifacts import MANIFEST, ArtifactError, read_manifest, verify, write_manifest
 from ohlora.llm import Voice, merge
-from ohlora.llm.likelihood import IGNORED, bits_per_character, encode, read_rows
-from ohlora.llm.sft import train
+from ohlora.llm.likelihood import IGNORED, bits_per_character, encode, read_rows, tail_start
+from ohlora.llm.sft import collate, train
 from ohlora.llm.weights import load_adapted, load_network, load_tokenizer
 from ohlora.stage import Journal, Report
 from tests.llm.conftest import tiny_config
 
-QUICK = ("voice.batch_size=4", "voice.learning_rate=0.01", "voice.epochs=4", "generation.max_new_tokens=8")
-
-
-@pytest.fixture(scope="module")
-def lora_base(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base, declared as one that gets a low-rank adapter."""
-    folder = tmp_path_factory.mktemp("lora-base")
-    shutil.copytree(base, folder, dirs_exist_ok=True)
-    manifest = read_manifest(base)
-    write_manifest(
-        folder, "base-llm", files=list(manifest.files), settings=manifest.settings | {"trains": "lora"}
-    )
-    return folder
+QUICK = (
+    "voice.batch_size=4",
+    "voice.learning_rate=0.01",
+    "voice.epochs=4",
+    "voice.evaluate_every=1.0",
+    "generation.max_new_tokens=8",
+)
 
 
 def run(base: Path, dialogues: Path, folder: Path, *overrides: str) -> tuple[Path, Report]:
     out = folder / "voice"
     journal = Journal(folder / "journal")
-    config = tiny_config(*QUICK, *overrides)
+    config = tiny_config(*QUICK, f"state={folder / 'state'}", *overrides)
     return out, train(config, {"base": base, "dialogues": dialogues}, {"output": out}, journal)
 
 
@@ -141,13 +136,13 @@ def test_missing_dialogues_say_which_stage_to_run(base: Path, tmp_path: Path) ->
 
 def test_labels_cover_the_answer_and_its_end_alone(base: Path) -> None:
     tokenizer = load_tokenizer(base)
-    row = {"prompt": "사용자: 안녕\n오로라:", "completion": " (기쁨) 안녕!"}
+    row = {"prompt": "사용자: 안녕\n오로라:", "completion": " 안녕! (기쁨 653)"}
     example = encode(tokenizer, [row])[0]
     said = [label for label in example.labels if label != IGNORED]
     assert tokenizer.decode(said[:-1]) == row["completion"]
     assert said[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(example.input_ids[1:-1]) == row["prompt"] + row["completion"]
-    assert example.characters == len("(기쁨) 안녕!")
+    assert example.characters == len("안녕! (기쁨 653)")
 
 
 def test_too_long_a_row_loses_the_beginning_of_its_prompt(base: Path) -> None:
@@ -172,3 +167,204 @@ def test_bits_per_character_of_a_uniform_model(base: Path) -> None:
     examples = encode(load_tokenizer(base), [{"prompt": "안녕", "completion": " 가나다"}])
     bits = torch.tensor(float(model.config.vocab_size)).log2().item()
     assert bits_per_character(model, examples) == pytest.approx(bits * 5 / 3, rel=1e-4)  # space, 3, end
+
+
+def test_tokens_of_memories_and_expression_weigh_more(base: Path) -> None:
+    tokenizer = load_tokenizer(base)
+    row = {"prompt": "오로라:", "completion": " 왔구나 (웃음)! [이름: 민수] (기쁨 653)"}
+    example = encode(tokenizer, [row], tag_weight=3.0)[0]
+    heavy = [i for i, weight in zip(example.input_ids, example.weights, strict=True) if weight == 3.0]
+    light = [i for i, weight in zip(example.input_ids, example.weights, strict=True) if weight == 1.0]
+    assert tokenizer.decode(heavy) == " [이름: 민수] (기쁨 653)"
+    assert tokenizer.decode(light[:-1]) == " 왔구나 (웃음)!"
+    assert light[-1] == tokenizer.eos_token_id
+    assert set(example.weights[: example.prompt_tokens]) == {0.0}
+
+
+def test_a_heavier_tag_is_learnt_sooner(base: Path, real_dialogues: Path, tmp_path: Path) -> None:
+    rows = read_rows(real_dialogues, "train")
+
+    def nats_of_tails(weight: float) -> float:
+        overrides = ("voice.epochs=3", f"voice.tag_weight={weight}")
+        model, tokenizer = load_adapted(
+            base, run(base, real_dialogues, tmp_path / str(weight), *overrides)[0]
+        )
+        moved = [
+            {
+                "prompt": r["prompt"] + r["completion"][: tail_start(r["completion"])],
+                "completion": r["completion"][tail_start(r["completion"]) :],
+            }
+            for r in rows
+        ]
+        return bits_per_character(model, encode(tokenizer, moved))
+
+    assert nats_of_tails(8.0) < nats_of_tails(0.1)
+
+
+def test_batches_are_padded_on_the_right_and_padding_weighs_nothing() -> None:
+    rows = [
+        {"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7], "weights": [0.0, 1.0, 2.0]},
+        {"input_ids": [8], "labels": [8], "weights": [1.0]},
+    ]
+    batch = collate(rows, pad=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [8, IGNORED, IGNORED]]
+    assert batch["weights"].tolist() == [[0, 1, 2], [1, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_rows_that_are_cut_are_counted(base: Path, dialogues: Path, tmp_path: Path) -> None:
+    report = run(base, dialogues, tmp_path, "voice.epochs=0.25", "voice.max_length=24")[1]
+    assert report.metrics["rows_cut"] > 0
+    assert "longer than 24 tokens" in report.notes[0]
+
+
+def test_nothing_is_cut_by_the_default_length(full: tuple[Path, Report]) -> None:
+    assert full[1].metrics["rows_cut"] == 0
+    assert "none is cut" in full[1].notes[0]
+
+
+def test_training_continues_an_adapter(
+    lora: tuple[Path, Report], lora_base: Path, dialogues: Path, tmp_path: Path
+) -> None:
+    overrides = ("voice.lora_rank=4", f"voice.start={lora[0]}", "voice.epochs=0.25")
+    folder, report = run(lora_base, dialogues, tmp_path, *overrides)
+    assert report.metrics["start_bits_per_character"] == pytest.approx(
+        lora[1].metrics["bits_per_character"], rel=0.02
+    )
+    digest = verify(lora[0]).digest
+    assert f"digest {digest[:12]}" in " ".join(report.notes)
+    assert verify(folder).provenance["start"] == digest
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [("voice.lora_rank=8", "another rank"), ("voice.lora_alpha=7", "another rank"), ("", "another base")],
+)
+def test_an_adapter_that_does_not_fit_is_left_alone(
+    lora: tuple[Path, Report], lora_base: Path, dialogues: Path, tmp_path: Path, override: str, reason: str
+) -> None:
+    base = lora_base
+    if not override:
+        base = tmp_path / "base"
+        shutil.copytree(lora_base, base)
+        settings = read_manifest(base).settings | {"name": "another"}
+        write_manifest(base, "base-llm", files=list(read_manifest(base).files), settings=settings)
+        override = "voice.lora_rank=4"
+    overrides = ("voice.lora_rank=4", f"voice.start={lora[0]}", "voice.epochs=0.25", override)
+    report = run(base, dialogues, tmp_path, *overrides)[1]
+    assert any(reason in note for note in report.notes)
+    assert "base_bits_per_character" in report.metrics
+
+
+def test_an_adapter_of_another_format_of_a_turn_is_left_alone(
+    lora: tuple[Path, Report], lora_base: Path, dialogues: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(lora[0], old)
+    manifest = read_manifest(old)
+    settings = {key: value for key, value in manifest.settings.items() if key != "turn"}
+    write_manifest(old, "voice", files=list(manifest.files), settings=settings, base=manifest.base)
+    overrides = ("voice.lora_rank=4", f"voice.start={old}", "voice.epochs=0.25")
+    report = run(lora_base, dialogues, tmp_path, *overrides)[1]
+    assert any("another format of a turn" in note for note in report.notes)
+
+
+def test_training_ends_early_and_keeps_the_best_weights(base: Path, dialogues: Path, tmp_path: Path) -> None:
+    overrides = ("voice.learning_rate=1.0", "voice.epochs=8", "voice.evaluate_every=0.25", "voice.patience=1")
+    report = run(base, dialogues, tmp_path, *overrides)[1]
+    assert report.metrics["steps"] < 32
+    assert report.metrics["best_step"] < report.metrics["steps"]
+    assert any("Ended early" in note for note in report.notes)
+
+
+def test_three_prompts_are_answered_at_each_evaluation(full: tuple[Path, Report]) -> None:
+    samples = full[1].tables["Replies over time"]
+    assert [sample["step"] for sample in samples] == [4] * 3 + [8] * 3 + [12] * 3 + [16] * 3
+    assert len({sample["message"] for sample in samples}) == 3
+    lines = (full[0] / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == samples
+
+
+def test_a_gpt_neox_of_polyglots_layout_takes_the_originals_adapter(dialogues: Path, tmp_path: Path) -> None:
+    """Rank 128 and alpha 16 on `query_key_value`; more rows of embeddings than tokens, an end token for pad."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    from ohlora.llm.bases import build, character_tokenizer
+
+    tokenizer = character_tokenizer(384)
+    tokenizer.pad_token = tokenizer.eos_token
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer) + 77,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        rotary_pct=0.5,
+        hidden_act="gelu",
+        use_parallel_residual=True,
+        tie_word_embeddings=False,
+        max_position_embeddings=384,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    source = tmp_path / "polyglot"
+    torch.manual_seed(0)
+    GPTNeoXForCausalLM(config).save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    overrides = (
+        "voice.base=hub",
+        f"voice.hub_name={source}",
+        "voice.lora_rank=128",
+        "voice.lora_alpha=16",
+        "voice.target_modules=[query_key_value]",
+    )
+    build(tiny_config(*overrides), tmp_path / "base")
+    folder, report = run(tmp_path / "base", dialogues, tmp_path, *overrides)
+    assert report.metrics["bits_per_character"] < report.metrics["base_bits_per_character"]
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["target_modules"]) == (
+        128,
+        16,
+        ["query_key_value"],
+    )
+    assert merge(tmp_path / "base", folder, tmp_path / "merged").settings["merged"] is True
+
+
+KILLED = """
+import functools, os, signal, sys
+from pathlib import Path
+from ohlora.llm import sft
+from ohlora.stage import Journal
+from tests.llm.conftest import tiny_config
+
+class Deadly(Journal):
+    def log(self, step, **metrics):
+        super().log(step, **metrics)
+        if step == 5 and "loss" in metrics:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sft.fit = functools.partial(sft.fit, save_every_s=0)
+base, dialogues, out, *overrides = sys.argv[1:]
+inputs = {"base": Path(base), "dialogues": Path(dialogues)}
+sft.train(tiny_config(*overrides), inputs, {"output": Path(out)}, Deadly(Path(out)))
+"""
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(
+    lora_base: Path, dialogues: Path, tmp_path: Path
+) -> None:
+    import signal
+    import subprocess
+
+    overrides = ("voice.lora_rank=4", "voice.lora_dropout=0.1", "voice.epochs=2", "voice.evaluate_every=0.75")
+    everything = [*QUICK, *overrides, f"state={tmp_path / 'state'}"]
+    arguments = [str(lora_base), str(dialogues), str(tmp_path / "voice"), *everything]
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=root)
+    assert killed.returncode == -signal.SIGKILL
+    folder, report = run(lora_base, dialogues, tmp_path, *overrides)
+    whole, expected = run(lora_base, dialogues, tmp_path / "whole", *overrides)
+    assert "Resumed at step 4 from a checkpoint." in report.notes
+    assert verify(folder).files == verify(whole).files  # hashes of the weights
+    assert report.tables["Replies over time"] == expected.tables["Replies over time"]
+    assert not list((tmp_path / "state").rglob("*.safetensors"))
