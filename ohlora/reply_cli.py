@@ -56,15 +56,25 @@ def served(companion: Companion, row: PromptRow, seed: int) -> Answer:
     """One turn of a chat that knows nothing but the memories of the row.
 
     Raises:
-        ValueError: the message or a memory cannot be taken; the message says why.
+        UnanswerableError: the message or a memory cannot be taken.
+        PromptListError: no turn at all fits the settings.
     """
-    from ohlora.chat.prompt_list import Answer
+    from ohlora.chat import MessageError
+    from ohlora.chat.prompt_list import Answer, PromptListError, UnanswerableError
+    from ohlora.llm.turn_mask import ConstraintError
+    from ohlora.memory.store import MemoryFormatError
 
     session = f"reply-{seed}"
-    for memory in row.memories:
-        companion.store.write(session, memory)
-    turn = companion.turn(session, row.prompt, seed)
-    companion.store.forget_session(session)
+    try:
+        for memory in row.memories:
+            companion.store.write(session, memory)
+        turn = companion.turn(session, row.prompt, seed)
+    except (MessageError, MemoryFormatError) as error:
+        raise UnanswerableError(str(error)) from error
+    except ConstraintError as error:
+        raise PromptListError(str(error)) from error
+    finally:
+        companion.store.forget_session(session)
     shown, done = turn.expression, turn.finished
     return Answer(
         reply=turn.text,

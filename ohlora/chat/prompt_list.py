@@ -37,6 +37,10 @@ class PromptListError(UserError, ValueError):
     """A list of prompts or a result file cannot be used; the message says what to do."""
 
 
+class UnanswerableError(ValueError):
+    """One row cannot be answered; the message says why."""
+
+
 @dataclass(frozen=True)
 class PromptRow:
     """A prompt of the list."""
@@ -62,7 +66,7 @@ class Answer:
 
 
 Answerer = Callable[[PromptRow, int], Answer]
-"""Row and seed -> answer; a `ValueError` says why a row cannot be answered."""
+"""Row and seed -> answer; an `UnanswerableError` says why a row has none."""
 
 
 def read_prompts(path: Path) -> list[PromptRow]:
@@ -142,7 +146,7 @@ def answer_all(
             cells |= {"prompt": row.prompt, "sample": sample}
             try:
                 cells |= _cells(answer(row, seed_of(seed, row, sample)))
-            except ValueError as error:
+            except UnanswerableError as error:
                 cells |= {"reply": str(error), "finish_reason": BAD}
                 problems.append(f"line {row.line}, sample {sample}: {error}")
             writer.writerow(cells)

@@ -14,6 +14,7 @@ from ohlora.chat.prompt_list import (
     Answer,
     PromptListError,
     PromptRow,
+    UnanswerableError,
     answer_all,
     read_prompts,
 )
@@ -28,7 +29,7 @@ class Served:
 
     def __call__(self, row: PromptRow, seed: int) -> Answer:
         if not row.prompt.strip():
-            raise ValueError("빈 메시지예요.")
+            raise UnanswerableError("빈 메시지예요.")
         if self.fails_after is not None and len(self.calls) >= self.fails_after:
             raise KeyboardInterrupt
         self.calls.append((row.prompt, seed))

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ohlora.chat import Companion
-from ohlora.chat.prompt_list import COLUMNS, PromptRow
+from ohlora.chat.prompt_list import COLUMNS, PromptRow, UnanswerableError
 from ohlora.cli import app
 from ohlora.reply_cli import served
 
@@ -37,10 +37,10 @@ def test_no_reply_knows_another(companion: Companion) -> None:
     assert companion.memories("reply-7") == []
 
 
-def test_what_cannot_be_taken_is_a_value_error(companion: Companion) -> None:
-    with pytest.raises(ValueError, match="빈 메시지"):
+def test_what_cannot_be_taken_is_said(companion: Companion) -> None:
+    with pytest.raises(UnanswerableError, match="빈 메시지"):
         served(companion, PromptRow(1, " "), seed=1)
-    with pytest.raises(ValueError, match="키"):
+    with pytest.raises(UnanswerableError, match="키"):
         served(companion, PromptRow(1, "안녕", ("no colon",)), seed=1)
 
 

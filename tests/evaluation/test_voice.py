@@ -49,7 +49,7 @@ def probes() -> Probes:
 
 
 def judged(card: Card, probes: Probes, probe: Probe, text: str, kind: str, reason: str = "end") -> Judged:
-    return judge(Ask(kind, probe, "?"), Said(text, reason, 5), card, probes, DAY)  # type: ignore[arg-type]
+    return judge(Ask(kind, probe, "?"), Said(text, reason, 5), card, probes, DAY, {"기분"})  # type: ignore[arg-type]
 
 
 MBTI = FactProbe(
@@ -97,6 +97,12 @@ def test_figures_count_what_was_judged(card: Card, probes: Probes) -> None:
     assert value["variety_copy_rate"] == pytest.approx(2 / 3)
     assert value["copy_rate"] == pytest.approx(2 / 7)
     assert figures["facts_right"].low < 0.5 < figures["facts_right"].high
+
+
+def test_what_nobody_said_is_not_kept(card: Card, probes: Probes) -> None:
+    row = judged(card, probes, WRITING, " 반가워! [이름: 서윤] [기분: 좋음] (기쁨 654)", "memory_writing")
+    assert row.written == ("기분: 좋음",)
+    assert row.matches == 0
 
 
 def test_figures_of_expressions() -> None:
