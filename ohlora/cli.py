@@ -25,7 +25,6 @@ from ohlora.label_cli import import_teacher, label
 from ohlora.persona_cli import persona_app
 from ohlora.render_cli import EXAMPLES as RENDER_EXAMPLES
 from ohlora.render_cli import render
-from ohlora.voice_cli import voice_app
 from ohlora.reply_cli import reply
 from ohlora.voice_cli import voice_app
 
