@@ -389,7 +389,7 @@ def score_key(
     parts = {
         "model": digest,
         "evidence": {name: path_digest(inputs[name]) for name in EVIDENCE[kind] if name in inputs},
-        "settings": {name: getattr(config, name).model_dump() for name in _SETTINGS[kind]},
+        "settings": {name: getattr(config, name).model_dump(mode="json") for name in _SETTINGS[kind]},
         "scorer": hashlib.sha256("".join(sources).encode()).hexdigest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
