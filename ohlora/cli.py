@@ -27,8 +27,7 @@ from ohlora.render_cli import EXAMPLES as RENDER_EXAMPLES
 from ohlora.render_cli import render
 from ohlora.reply_cli import reply
 from ohlora.voice_cli import voice_app
-from ohlora.voice_select_cli import EXAMPLE as VOICE_SELECT_EXAMPLE
-from ohlora.voice_select_cli import select as select_voice
+from ohlora.voice_select_cli import voice_select
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -45,8 +44,8 @@ bento_app = typer.Typer(help="The packaged product.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(gan_app, name="gan")
 gan_app.command("test", epilog="Example: ohlora gan test --latents 50 --out face-test")(face_test)
-voice_app.command("select", epilog=VOICE_SELECT_EXAMPLE)(select_voice)
 app.add_typer(voice_app, name="voice")
+voice_app.command("select", epilog="Example: ohlora voice select --only rank-16 --only rank-32")(voice_select)
 app.add_typer(persona_app, name="persona")
 app.add_typer(registry_app, name="registry")
 app.add_typer(bento_app, name="bento")

@@ -1,4 +1,4 @@
-"""`ohlora voice select`: several voices fine-tuned and scored alike."""
+"""`ohlora voice select`: compare candidates for the voice."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-EXAMPLE = "Example: ohlora voice select --only rank-16 --only rank-32"
 
-
-def select(
+def voice_select(
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="Profile, e.g. smoke or gpu.")
     ] = None,

@@ -1,8 +1,8 @@
 """Which base and which adapter make the better voice? Candidates through one fine-tune and one evaluation.
 
-Each candidate of `voice.candidates` is the effective settings plus its overrides. It runs in a process of its own,
-so that its peak memory is its own, through the same functions as the stages `base_llm`, `dialogues` and `voice`
-and the scorer of the gate. The results are one table: an MLflow run with a nested run per candidate.
+Each candidate of `voice.candidates` is the effective settings plus its overrides. It runs in a process of its
+own, so that its peak memory is its own, through the same functions as the stages `base_llm`, `dialogues` and
+`voice` and the scorer of the gate. The results are one table: an MLflow run with a nested run per candidate.
 
     python -m ohlora.evaluation.voice_selection FOLDER PROFILE OVERRIDE...    what a candidate's process runs
 """
@@ -49,7 +49,8 @@ class Selection:
             names: only these candidates.
 
         Raises:
-            ConfigError: there are no candidates, a name is unknown or comes twice, or an override is not allowed.
+            ConfigError: there are no candidates, a name is unknown or comes twice, or an override is not
+                allowed.
         """
         self.root, self.profile, self.overrides = root, profile, tuple(overrides)
         self.config = load_config(root, profile, overrides)

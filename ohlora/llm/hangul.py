@@ -56,7 +56,7 @@ def require_hangul(tokenizer: PreTrainedTokenizerBase, name: str) -> HangulSuppo
     if support.tokens_per_syllable > MOST_TOKENS:
         raise ArtifactError(
             f"{name} spells Hangul byte by byte: {support.tokens_per_syllable:.1f} tokens a syllable, "
-            f"{support.bytes_per_token:.1f} bytes a token (at most {MOST_TOKENS} tokens a syllable are taken, "
-            "or replies take several times as long); choose a base that was made for Korean"
+            f"{support.bytes_per_token:.1f} bytes a token (at most {MOST_TOKENS} tokens a syllable are "
+            "taken, or replies take several times as long); choose a base that was made for Korean"
         )
     return support

@@ -4,8 +4,8 @@
   made from them by rules (`ohlora.llm.undesirable`), or were sampled and failed a check.
 - The reference is the fine-tuned model, as a second, frozen adapter. Switching the adapter off would make it
   the base, and the loss would then pull her back to a model that never was her.
-- Held-out rows decide: the weights with the best held-out loss are kept, the fine-tuned ones included, and none
-  that find the written replies less likely than `MOST_LOSS` allows.
+- Held-out rows decide: the weights with the best held-out loss are kept, the fine-tuned ones included, and
+  none that find the written replies less likely than `MOST_LOSS` allows.
 - With `preference.steps: 0` the fine-tuned adapter is passed on as it is.
 """
 

@@ -268,8 +268,8 @@ def pairs(
 ) -> list[tuple[Preference, Preference]]:
     """A written and an undesirable reply to each of at most `count` rows.
 
-    Each row gets the kind that was used least of those that apply to it, so that the kinds come in about equal
-    parts. Deterministic.
+    Each row gets the kind that was used least of those that apply to it, so that the kinds come in about
+    equal parts. Deterministic.
     """
     spoiler = Spoiler(rows, card)
     used: Counter[str] = Counter()

@@ -44,7 +44,7 @@ def test_a_tokenizer_of_bytes_is_refused_with_the_figures() -> None:
     support = hangul_support(bytes_only())
     assert support.share == 1.0
     assert 3 <= support.tokens_per_syllable < 3.5  # three bytes, and the space before a word
-    with pytest.raises(ArtifactError, match="byte by byte: 3.4 tokens a syllable"):
+    with pytest.raises(ArtifactError, match=r"byte by byte: 3\.4 tokens a syllable"):
         require_hangul(bytes_only(), "bytes")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ QUICK = (
     "generation.max_new_tokens=4",
     "preference.steps=8",
     "preference.batch_size=4",
-    "preference.learning_rate=0.01",
+    "preference.learning_rate=0.002",
     "preference.evaluate_every=4",
     "preference.evaluate_rows=8",
 )
@@ -77,21 +78,21 @@ def test_the_reference_is_the_fine_tuned_model_and_stays(
     """At the first step nothing differs from the reference; with the bare base as reference it would."""
     networks = []
     monkeypatch.setattr(kto, "load_trainable", lambda *a: networks.append(load_trainable(*a)) or networks[0])
-    _, report = run(lora_base, real_dialogues, voice, tmp_path, "preference.steps=1")
-    first = (tmp_path / "preference" / "metrics.jsonl").read_text().splitlines()[0]
-    assert '"rewards_chosen": 0.0' in first
-    assert '"rewards_rejected": 0.0' in first
+    run(lora_base, real_dialogues, voice, tmp_path, "preference.steps=2")
+    first, second, *_ = (tmp_path / "preference" / "metrics.jsonl").read_text().splitlines()
+    for name in ("rewards_chosen", "rewards_rejected"):
+        assert json.loads(first)[name] == 0.0
+        assert json.loads(second)[name] != 0.0  # the adapter has moved, the reference has not
     network = networks[0]
     original = load_trainable(lora_base, voice, verify(voice), torch.float32)
-    moved = 0
+    compared = 0
     for name, value in original.named_parameters():
         if ".default." in name:
             reference = network.get_parameter(name.replace(".default.", ".ref."))
             assert torch.equal(reference, value)
             assert not reference.requires_grad
-            moved += not torch.equal(network.get_parameter(name), value)
-    assert moved > 0
-    assert report.metrics["kl"] == 0.0
+            compared += 1
+    assert compared > 0
 
 
 def test_no_steps_pass_the_adapter_on(
@@ -106,8 +107,7 @@ def test_a_step_that_only_hurts_is_not_kept(
     lora_base: Path, real_dialogues: Path, voice: Path, tmp_path: Path
 ) -> None:
     overrides = ("preference.learning_rate=1.0", "preference.steps=4", "preference.evaluate_every=1")
-    folder, report = run(lora_base, real_dialogues, voice, tmp_path, *overrides)
-    metrics = report.metrics
+    metrics = run(lora_base, real_dialogues, voice, tmp_path, *overrides)[1].metrics
     assert metrics["valid_bits_per_character"] <= 1.02 * metrics["valid_bits_per_character_before"]
 
 

@@ -59,11 +59,13 @@ def test_a_memory_is_contradicted_with_another_value_of_its_key() -> None:
 
 def test_facts_of_the_card_are_contradicted() -> None:
     said = made("contradicts the card", 0)
-    assert said and "ENTJ" not in said
+    assert said
+    assert "ENTJ" not in said
     assert parse_turn(said, CARD).text.startswith("땡, 나는 ")
     assert made("contradicts the card", 3) == " 무슨 소리야, 나 진짜 사람이야. (평온 704)"
     changed = made("contradicts the card", 4)
-    assert changed and changed != ROWS[4]["completion"]
+    assert changed
+    assert changed != ROWS[4]["completion"]
     assert made("contradicts the card", 2) is None
 
 
@@ -90,7 +92,8 @@ def test_a_card_of_other_names_takes_the_most_distant_face() -> None:
     card = Card.model_validate(CARD.model_dump() | {"expressions": names, "idle_expression": "xneutral"})
     spoiler = Spoiler(ROWS, card)
     turn = spoiler.kinds["opposite feeling"](spoiler.turns[1])
-    assert turn and turn.expression_name != "xjoy"
+    assert turn
+    assert turn.expression_name != "xjoy"
 
 
 def test_a_loop_repeats_and_an_empty_reply_says_nothing() -> None:
@@ -123,7 +126,8 @@ def test_pairs_of_real_rows_parse_differ_and_are_balanced(real_dialogues: Path) 
     found = pairs(rows, card, 40, 0)
     assert len(found) == min(40, len(rows))
     for good, bad in found:
-        assert good.desirable and not bad.desirable
+        assert good.desirable
+        assert not bad.desirable
         assert good.prompt == bad.prompt
         assert good.completion != bad.completion
         parse_turn(bad.completion, card)
