@@ -34,7 +34,7 @@ def hangul_support(tokenizer: PreTrainedTokenizerBase, probe: str = PROBE) -> Ha
     syllables = kept = tokens = 0
     for word in filter(None, words):
         ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
-        back = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        back = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
         syllables += len(word)
         kept += sum((Counter(word) & Counter(back)).values())
         tokens += len(ids)

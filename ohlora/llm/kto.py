@@ -253,7 +253,7 @@ class HeldOut:
         ]
 
 
-class PreparedTrainer(KTOTrainer):  # type: ignore[misc]
+class PreparedTrainer(KTOTrainer):
     """TRL's trainer on rows that are tokenised already, with `encode` as everywhere else.
 
     TRL would tokenise prompt and completion together, and read names of special tokens in them.

@@ -152,7 +152,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     )
 
 
-class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
+class WeightedTrainer(SFTTrainer):
     """TRL's trainer with a weight per token, from the column `weights`."""
 
     def compute_loss(
@@ -229,12 +229,12 @@ def fit(
         checkpoint,
         save_every_s,
     )
-    pad: int = tokenizer.pad_token_id  # type: ignore[assignment]
+    pad: int = tokenizer.pad_token_id
     device = next(iter(trained.parameters.values())).device
     done, started = trained.progress.step, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ohlora-sft-") as scratch, torch.random.fork_rng():
         trainer = WeightedTrainer(
-            model=trained.network,
+            model=trained.network,  # type: ignore[arg-type]
             args=SFTConfig(
                 output_dir=scratch,
                 # one pass over the steps that are left, in the order above

@@ -134,7 +134,7 @@ class Trained:
 
     def save(self, path: Path) -> None:
         """Write the whole state at once: a kill leaves the old file or the new one."""
-        tensors = {f"network.{k}": v for k, v in self.parameters.items()}
+        tensors: dict[str, torch.Tensor] = {f"network.{k}": v for k, v in self.parameters.items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}

@@ -117,7 +117,7 @@ class Spoiler:
     def write(self, turn: ParsedTurn) -> str:
         """A turn as a completion."""
         face = turn.expression
-        row = DialogueRow.model_construct(
+        row = DialogueRow.model_construct(  # type: ignore[call-arg]
             reply=turn.text,
             memories_written=turn.memories_written,
             expression=turn.expression_name,
@@ -274,7 +274,7 @@ def pairs(
     spoiler = Spoiler(rows, card)
     used: Counter[str] = Counter()
     order = sorted(spoiler.turns, key=lambda turn: _hash(f"{seed} {turn.row['id']}"))
-    made = []
+    made: list[tuple[Preference, Preference]] = []
     for turn in order:
         if len(made) == count:
             break
