@@ -24,7 +24,7 @@ QUICK = (
     "generation.max_new_tokens=4",
     "preference.steps=8",
     "preference.batch_size=4",
-    "preference.learning_rate=0.002",
+    "preference.learning_rate=0.0005",
     "preference.evaluate_every=4",
     "preference.evaluate_rows=8",
 )
@@ -52,13 +52,10 @@ def preferred(
     return run(lora_base, real_dialogues, voice, tmp_path_factory.mktemp("kto"))
 
 
-def test_written_replies_gain_on_undesirable_ones(preferred: tuple[Path, Report], voice: Path) -> None:
+def test_the_folder_holds_the_adapter_that_was_best(preferred: tuple[Path, Report], voice: Path) -> None:
     folder, report = preferred
-    metrics = report.metrics
-    assert metrics["best_step"] > 0
-    assert metrics["valid_kto_loss"] < metrics["valid_kto_loss_before"] == 1.0
-    assert metrics["valid_reward_margin"] > 0
-    assert metrics["valid_bits_per_character"] <= 1.02 * metrics["valid_bits_per_character_before"]
+    assert report.metrics["best_step"] > 0
+    assert report.metrics["valid_kto_loss"] < report.metrics["valid_kto_loss_before"] == 1.0
     manifest = verify(folder, "voice")
     assert manifest.provenance["fine_tuned"] == verify(voice).digest != manifest.digest
     assert set(manifest.files) == {"adapter_model.safetensors", "adapter_config.json"}
@@ -111,15 +108,18 @@ def test_a_step_that_only_hurts_is_not_kept(
     assert metrics["valid_bits_per_character"] <= 1.02 * metrics["valid_bits_per_character_before"]
 
 
-def test_a_network_that_is_trained_in_whole_works_too(
-    base: Path, real_dialogues: Path, tmp_path: Path
-) -> None:
+def test_written_replies_gain_on_undesirable_ones(base: Path, real_dialogues: Path, tmp_path: Path) -> None:
+    """On a network that is trained in whole: low-rank changes of random weights hardly learn anything."""
     inputs = {"base": base, "dialogues": real_dialogues}
-    config = tiny_config(*QUICK, f"state={tmp_path}")
+    config = tiny_config(*QUICK, "voice.epochs=10", "voice.patience=0", f"state={tmp_path}")
     sft.train(config, inputs, {"output": tmp_path / "voice"}, Journal(tmp_path / "voice"))
-    folder, report = run(base, real_dialogues, tmp_path / "voice", tmp_path, "preference.learning_rate=0.001")
+    overrides = ("preference.learning_rate=0.001", "preference.steps=40", "preference.patience=0")
+    folder, _ = run(base, real_dialogues, tmp_path / "voice", tmp_path, *overrides)
     assert verify(folder, "voice").settings["type"] == "full"
-    assert report.metrics["valid_kto_loss"] <= 1.0
+    points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    margins = [point["rewards_margins"] for point in points if "loss" in point]
+    assert margins[0] == 0.0
+    assert sum(margins[-8:]) / 8 > 0.1
 
 
 def test_an_adapter_of_another_base_is_refused(
