@@ -80,7 +80,7 @@ def test_a_candidate_that_fails_is_named_with_its_last_words(tree: Path) -> None
 
 def test_settings_of_all_candidates_are_checked_before_one_trains(tree: Path) -> None:
     change(tree, overrides=["voice.rank=3"])
-    with pytest.raises(ConfigError, match="unknown key 'voice.rank'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'voice\.rank'"):
         Selection(tree)
 
 
