@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ohlora.attributes import CONDITION_NAMES
-from ohlora.config import AutoencoderConfig, VariantsConfig
 from ohlora.gan.importing import StyleGAN
 from ohlora.gan.stylegan import StyleGenerator, update_average
 from ohlora.gan.variant_face import VariantFace
@@ -36,6 +35,7 @@ from ohlora.gan.variants.method import Method, base_generator, columns, with_lab
 from ohlora.gan.variants.readers import GenderReader, PropertyReader
 from ohlora.gan.variants.training import Training, average_decay, cosine, set_rate, trainable
 from ohlora.stage import Journal
+from ohlora.variants_config import AutoencoderConfig, VariantsConfig
 
 LABEL_WIDTH = 24  # of the labels' embedding
 READ = CONDITION_NAMES[:3]  # eyes, mouth and pose

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ohlora.config import VariantsConfig
 from ohlora.gan.importing import StyleGAN, load_stylegan, save_stylegan
 from ohlora.gan.stylegan import StyleGANConfig
 from ohlora.gan.variant_face import VariantFace
@@ -13,6 +12,7 @@ from ohlora.gan.variants.data import PortraitSet
 from ohlora.gan.variants.method import Bench, Method, VariantUnusable, base_generator, new_stylegan
 from ohlora.gan.variants.training import run_training
 from ohlora.stage import Journal
+from ohlora.variants_config import VariantsConfig
 
 NAME = "base"
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ohlora.attributes import CONDITION_NAMES
-from ohlora.config import VariantsConfig
 from ohlora.gan.importing import StyleGAN
 from ohlora.gan.variant_face import VariantFace
 from ohlora.gan.variants.adversarial import AdversarialOptions, AdversarialTraining
@@ -29,6 +28,7 @@ from ohlora.gan.variants.method import (
     with_labels,
 )
 from ohlora.stage import Journal
+from ohlora.variants_config import VariantsConfig
 
 LABEL_WIDTH = 16  # of the embedding of each label, which are summed
 

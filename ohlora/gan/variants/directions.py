@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ohlora.config import VariantsConfig
 from ohlora.gan.importing import StyleGAN
 from ohlora.gan.stylegan import StyleGenerator
 from ohlora.gan.variant_face import Editor, VariantFace
@@ -29,6 +28,7 @@ from ohlora.gan.variants.method import Method, VariantUnusable, base_generator, 
 from ohlora.gan.variants.readers import PropertyReader
 from ohlora.gan.variants.training import SAVE_EVERY_S
 from ohlora.stage import Journal
+from ohlora.variants_config import VariantsConfig
 
 CONTROLLED = ("eyes", "mouth", "pose")
 BATCH = 16  # pictures scored at once

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ohlora.attributes import CONDITION_NAMES
-from ohlora.config import GuidedConfig, VariantsConfig
 from ohlora.gan.importing import StyleGAN
 from ohlora.gan.stylegan import StyleGenerator, update_average
 from ohlora.gan.variant_face import VariantFace
@@ -26,6 +25,7 @@ from ohlora.gan.variants.method import Method, base_generator, columns, with_lab
 from ohlora.gan.variants.readers import PropertyReader
 from ohlora.gan.variants.training import Training, average_decay, cosine, set_rate, trainable
 from ohlora.stage import Journal
+from ohlora.variants_config import GuidedConfig, VariantsConfig
 
 READ = CONDITION_NAMES[:6]  # all but the background's deviation
 LATENTS, LABELS = range(2)  # streams of randomness

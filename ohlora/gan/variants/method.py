@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from ohlora.attributes import CONDITION_NAMES
-from ohlora.config import VariantsConfig
 from ohlora.errors import UserError
 from ohlora.gan.importing import StyleGAN
 from ohlora.gan.stylegan import StyleDiscriminator, StyleGANConfig, StyleGenerator
@@ -21,6 +20,7 @@ from ohlora.gan.variants.data import PortraitSet
 from ohlora.gan.variants.readers import GenderReader, PropertyReader
 from ohlora.gan.variants.training import Training, run_training
 from ohlora.stage import Journal
+from ohlora.variants_config import VariantsConfig
 
 KEPT_LABELS = 0.1  # deviation of a kept first layer's weights for labels, of those that a new one has
 

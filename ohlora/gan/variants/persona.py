@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ohlora.attributes import CONDITION_NAMES
-from ohlora.config import VariantsConfig
 from ohlora.gan.face import MOVING
 from ohlora.gan.variant_face import VariantFace
 from ohlora.gan.variants.data import PortraitSet
 from ohlora.gan.variants.readers import PropertyReader
 from ohlora.stage import Journal
+from ohlora.variants_config import VariantsConfig
 
 COARSE = 16  # pixels per side that are compared
 REFERENCES = 4  # of her portraits
