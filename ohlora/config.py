@@ -373,7 +373,7 @@ class GateRule(Section):
     primary: str = Field(description="metric that decides between challenger and champion")
     higher_is_better: bool = True
     min_gain: float = Field(0.0, ge=0, description="by how much a challenger must beat the champion")
-    floors: list[Floor] = []
+    floors: list[Floor] = Field([])
 
 
 class GateConfig(Section):
