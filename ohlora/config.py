@@ -264,7 +264,7 @@ class VoiceConfig(Section):
     start: str = Field(
         "data/starters/voice", description="adapter folder to continue from; empty starts from the base"
     )
-    continued_speed: Fraction = Field(0.2, description="of the learning rate when it continues one")
+    continued_speed: Fraction = Field(0.05, description="of the learning rate when it continues one")
     learning_rate: Rate = 1e-3
     epochs: float = Field(0.04, gt=0, description="passes over the train rows; below 1 a part of them")
     batch_size: Positive = 8
@@ -273,7 +273,7 @@ class VoiceConfig(Section):
         2.0, gt=0, description="weight of the tokens of memories and expression in the loss; a word's is 1"
     )
     evaluate_every: float = Field(0.25, gt=0, description="share of an epoch between held-out scores")
-    evaluate_rows: Positive = Field(64, description="held-out rows that are scored during training")
+    evaluate_rows: Positive = Field(32, description="held-out rows that are scored during training")
     patience: int = Field(
         4, ge=0, description="scores without a better one before training ends; 0 never ends it early"
     )
@@ -286,7 +286,7 @@ class VoiceConfig(Section):
 class PreferenceConfig(Section):
     """KTO after fine-tuning: away from replies that are wrong in a known way."""
 
-    steps: int = Field(6, ge=0, description="0 passes the fine-tuned adapter on")
+    steps: int = Field(4, ge=0, description="0 passes the fine-tuned adapter on")
     batch_size: int = Field(8, ge=4, multiple_of=2, description="half written replies, half undesirable ones")
     learning_rate: Rate = 2e-5
     beta: float = Field(0.1, gt=0, description="how strongly it is held to the fine-tuned model")
@@ -296,7 +296,7 @@ class PreferenceConfig(Section):
         "", description="CSV of sampled replies (prompt, reply); those that fail the checks are undesirable"
     )
     evaluate_every: Positive = Field(20, description="steps between held-out scores")
-    evaluate_rows: Positive = Field(24, description="held-out rows that are scored, each in both kinds")
+    evaluate_rows: Positive = Field(16, description="held-out rows that are scored, each in both kinds")
     patience: int = Field(3, ge=0, description="scores without a better one before training ends; 0 is never")
     seed: int = 0
 

@@ -23,6 +23,7 @@ from typing import Any
 from ohlora.config import Config, ConfigError, VoiceCandidate, load_config, state_dir
 from ohlora.errors import UserError
 from ohlora.lifeline import die_with_parent
+from ohlora.pipeline import STAGES
 from ohlora.registry import Registry, git_state
 from ohlora.stage import Journal, Report
 
@@ -150,7 +151,12 @@ def run_candidate(config: Config, folder: Path) -> dict[str, float]:
     inputs = {"base": base_folder, "dialogues": rows_folder}
     report = sft.train(config, inputs, {"output": output}, Journal(output))
     seconds = time.monotonic() - started
-    scores = score(output, {"base_llm": base_folder, "dialogues": rows_folder}, config)
+    evidence = {
+        "base_llm": base_folder,
+        "dialogues": rows_folder,
+        "probes": Path(STAGES["package"].inputs["probes"]),
+    }
+    scores = score(output, evidence, config)
     megabytes = sum((output / name).stat().st_size for name in read_manifest(output).files) / 1e6
     return {
         **scores,

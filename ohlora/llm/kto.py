@@ -97,9 +97,8 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
 
     test = encode(tokenizer, spread(read_rows(dialogues, "test"), config.voice.evaluate_rows), limit)
     held_out = HeldOut(tokenizer, held, limit, settings, mixed)
-    held_out.remember(network)
     test_before = bits_per_character(network, test, mixed=mixed)
-    before = held_out.measure(network)
+    before = held_out.remember(network)
     trained = Trained(network, settings.learning_rate)
     trained.keep_if_best(before.loss)
 
@@ -125,7 +124,8 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
         notes.append(f"Ended early at step {progress.step}: best at step {progress.best_step}.")
     if progress.best_step == 0:
         notes.append("No step was better on held-out rows than fine-tuning alone: its weights are kept.")
-    after = held_out.measure(network)
+    nats = held_out.likelihoods(network)
+    after = held_out.compare(nats)
     save_voice(
         network,
         tokenizer,
@@ -154,7 +154,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
         },
         pictures={"Rewards, KL and held-out loss": CURVES},
         tables={
-            "Held-out margin by kind": held_out.by_kind(network),
+            "Held-out margin by kind": held_out.by_kind(nats),
             "Undesirable replies": [
                 {
                     "message": good.prompt.splitlines()[-2],
@@ -207,9 +207,10 @@ class HeldOut:
         self.beta, self.mixed = settings.beta, mixed
         self.reference = torch.zeros(2, len(held))
 
-    def remember(self, network: Any) -> None:
-        """Take a network as the reference."""
+    def remember(self, network: Any) -> Measured:
+        """Take a network as the reference, and compare it with itself."""
         self.reference = self.likelihoods(network)
+        return self.compare(self.reference)
 
     def likelihoods(self, network: Any) -> torch.Tensor:
         """Nats of the written and the undesirable replies, float32 [2, rows]."""
@@ -217,7 +218,10 @@ class HeldOut:
 
     def measure(self, network: Any) -> Measured:
         """Compare a network with the reference."""
-        nats = self.likelihoods(network)
+        return self.compare(self.likelihoods(network))
+
+    def compare(self, nats: torch.Tensor) -> Measured:
+        """Compare the nats of a network, float32 [2, rows], with the reference's."""
         good, bad = self.beta * (nats - self.reference)
         margins = self.margins(nats)
         return Measured(
@@ -234,10 +238,10 @@ class HeldOut:
         good, bad = nats / torch.tensor(tokens)
         return good - bad
 
-    def by_kind(self, network: Any) -> list[dict[str, Any]]:
-        """Margins before and after by what is wrong with the undesirable reply."""
+    def by_kind(self, nats: torch.Tensor) -> list[dict[str, Any]]:
+        """Margins before and after, float32 [2, rows], by what is wrong with the undesirable reply."""
         found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        old, new = self.margins(self.reference), self.margins(self.likelihoods(network))
+        old, new = self.margins(self.reference), self.margins(nats)
         for kind, one, other in zip(self.kinds, old.tolist(), new.tolist(), strict=True):
             found[kind].append((one, other))
         return [

@@ -139,10 +139,12 @@ def log_likelihoods(
         labels = torch.tensor([e.labels + [IGNORED] * (width - len(e.labels)) for e in batch], device=device)
         with torch.autocast(device.type, dtype=torch.bfloat16) if mixed else nullcontext():
             logits = model(input_ids=ids).logits
+        said = labels[:, 1:] != IGNORED
         losses = torch.nn.functional.cross_entropy(
-            logits[:, :-1].float().transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+            logits[:, :-1][said].float(), labels[:, 1:][said], reduction="none"
         )
-        result[chosen] = -losses.sum(dim=1).cpu()
+        rows = said.nonzero()[:, 0]
+        result[chosen] = -torch.zeros(len(batch), device=device).index_add_(0, rows, losses).cpu()
     model.train(was_training)
     return result
 

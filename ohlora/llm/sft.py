@@ -52,7 +52,7 @@ from ohlora.stage import Journal, Report
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-SAMPLES = 8  # replies to unseen messages in the report
+SAMPLES = 4  # replies to unseen messages in the report
 WATCHED = 3  # prompts that are answered at each evaluation
 CURVES, SAMPLES_FILE = "training.png", "samples.jsonl"
 
@@ -101,6 +101,8 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     checkpoint = state_dir(config, Path()) / "checkpoints" / "voice" / name / "state.safetensors"
     if trained.resume(checkpoint):
         notes.append(f"Resumed at step {trained.progress.step} from a checkpoint.")
+    elif start:  # a few steps that do not help must not replace what they started from
+        trained.keep_if_best(bits_per_character(network, examples["valid"], mixed=mixed))
     watched = spread(rows["valid"], WATCHED)
 
     def evaluate(step: int) -> float:
@@ -115,6 +117,8 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     progress = trained.progress
     if progress.stopped:
         notes.append(f"Ended early at step {progress.step}: best at step {progress.best_step}.")
+    if start and progress.best_step == 0:
+        notes.append(f"No step was better on held-out rows than {voice.start}: its weights are kept.")
     trained.take_best()
     save_voice(
         network,

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A work tree with two tiny candidates."""
-    for name in ("ohlora", "data/persona", "profiles"):
+    for name in ("ohlora", "data/persona", "data/probes", "profiles"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
     values = load_config(ROOT, "smoke").model_dump(mode="json")
     values["persona"]["limit"] = 8
@@ -30,7 +30,7 @@ def tree(tmp_path: Path) -> Path:
             {"name": "wide", "overrides": ["voice.scratch.hidden_size=32"]},
         ],
     }
-    values["generation"]["max_new_tokens"] = 8
+    values["generation"]["max_new_tokens"] = 48
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     return tmp_path
 

@@ -237,6 +237,17 @@ def test_training_continues_an_adapter(
     assert verify(folder).provenance["start"] == digest
 
 
+def test_steps_that_do_not_help_leave_the_adapter_as_it_was(
+    lora: tuple[Path, Report], lora_base: Path, dialogues: Path, tmp_path: Path
+) -> None:
+    overrides = ("voice.lora_rank=4", f"voice.start={lora[0]}", "voice.epochs=1", "voice.learning_rate=1.0")
+    folder, report = run(lora_base, dialogues, tmp_path, "voice.continued_speed=1.0", *overrides)
+    assert report.metrics["best_step"] == 0
+    assert any("its weights are kept" in note for note in report.notes)
+    weights = "adapter_model.safetensors"
+    assert verify(folder).files[weights] == verify(lora[0]).files[weights]
+
+
 @pytest.mark.parametrize(
     ("override", "reason"),
     [("voice.lora_rank=8", "another rank"), ("voice.lora_alpha=7", "another rank"), ("", "another base")],
