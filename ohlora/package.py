@@ -20,8 +20,8 @@ from ohlora.config import Config, state_dir
 from ohlora.errors import UserError
 from ohlora.evaluation.face_stage import BEST, SCORES
 from ohlora.evaluation.gate import CHAMPION, Decision, Gate, GateError
-from ohlora.pipeline import STAGES
-from ohlora.registry import KINDS, Registry, Version, copy_model
+from ohlora.pipeline import STAGES, inputs_digest
+from ohlora.registry import KINDS, Registry, Version, copy_model, git_state
 from ohlora.services import newest_bento, server_environment
 from ohlora.stage import REPORT, Journal, Report
 
@@ -48,7 +48,7 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     for kind in journal.progress(KINDS, "gate"):
         folder = inputs[CANDIDATES[kind]] if kind != "face" else best_face(inputs["face_test"])
         try:
-            decisions.append(gate.run(kind, folder, _run_of(folder)))
+            decisions.append(gate.run(kind, folder, _run_of(folder), _lineage(folder, config)))
         except GateError as error:
             refused.append(str(error))
     if refused:
@@ -86,6 +86,20 @@ def _run_of(folder: Path) -> str | None:
     """MLflow run that trained the model in a stage's output, or in a folder of it."""
     report = next((f / REPORT for f in (folder, folder.parent) if (f / REPORT).is_file()), folder / REPORT)
     return Report.model_validate_json(report.read_bytes()).run_id if report.is_file() else None
+
+
+def _lineage(folder: Path, config: Config) -> dict[str, str]:
+    """Tags of a candidate that its stage did not register itself: a variant of the face."""
+    stage = next((s for s in STAGES.values() if Path(s.output) in (folder, folder.parent)), None)
+    if stage is None or stage.model is not None:
+        return {}
+    inputs = {key: Path(path) for key, path in stage.inputs.items()}
+    return {
+        "stage": stage.name,
+        "profile": config.profile,
+        "inputs_sha256": inputs_digest(inputs),
+        **git_state(Path.cwd()),
+    }
 
 
 def _row(decision: Decision) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def test_a_killed_flow_is_crashed_and_the_next_one_goes_on(tree: Tree) -> None:
     assert (workspace / "artifacts" / "dialogues" / "report.json").stat().st_mtime == finished
 
 
-def test_a_learning_rate_makes_voice_and_package_stale_and_nothing_else(tree: Tree) -> None:
+def test_a_learning_rate_makes_the_voice_and_package_stale_and_nothing_else(tree: Tree) -> None:
     params = tree.path / "params.yaml"
     original = params.read_text(encoding="utf-8")
     values = yaml.safe_load(original)
@@ -232,7 +232,7 @@ def test_a_learning_rate_makes_voice_and_package_stale_and_nothing_else(tree: Tr
         after = tree.stages_run()
     finally:
         params.write_text(original, encoding="utf-8")
-    assert {name for name in after if after[name] != before[name]} == {"voice", "package"}
+    assert {name for name in after if after[name] != before[name]} == {"voice", "preference", "package"}
 
 
 def test_a_taken_port_is_a_clear_error(tree: Tree) -> None:

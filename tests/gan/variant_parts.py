@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ohlora.attributes import CONDITION_NAMES
+from ohlora.config import load_config
 from ohlora.corpus import Portraits
 from ohlora.corpus.portraits import TRUTH_NAMES, write
 from ohlora.gan.data import conditions_of
@@ -18,7 +19,7 @@ from ohlora.gan.variants.method import Bench, new_stylegan
 from ohlora.gan.variants.readers import GenderReader, PropertyReader
 from ohlora.labeling.classifier import Classifier
 from ohlora.labeling.property_network import PropertyNetwork
-from ohlora.variants_config import VariantsConfig, load_config
+from ohlora.variants_config import VariantsConfig
 from tests.corpus.synthetic_portraits import synthetic_table
 
 ROOT = Path(__file__).parents[2]
