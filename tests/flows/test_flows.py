@@ -97,6 +97,34 @@ def test_a_flow_runs_its_stages_and_shows_what_came_out(server: str, tree: Path)
     assert list((tree / ".ohlora/runs").iterdir()) == []
 
 
+SELECT = """
+from ohlora.evaluation.voice_selection import Selection
+
+def measure(self, candidate):
+    self.rows.append({"candidate": candidate.name, self.config.gate.voice.primary: float(len(self.rows))})
+    return self.rows[-1]
+
+Selection.measure = measure  # the training itself is tested in tests/evaluation
+from flows.select_voice import select_voice
+select_voice()
+"""
+
+
+def test_the_selection_of_a_voice_is_a_task_for_each_candidate_and_one_table(server: str, tree: Path) -> None:
+    process = start(tree, server, SELECT)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    names = [candidate.name for candidate in load_config(tree).voice.candidates]
+    run = runs()[0]
+    with get_client(sync_client=True) as client:
+        tasks = [t.name for t in client.read_task_runs() if t.flow_run_id == run.id]
+        shown = client.request("POST", "/artifacts/filter", json={}).json()
+    assert sorted(tasks) == sorted(names)
+    table = next(a for a in shown if a["key"] == "voice-candidates" and a["flow_run_id"] == str(run.id))
+    assert [row["candidate"] for row in json.loads(table["data"])] == names
+    assert "best by" in output
+
+
 def test_after_sigkill_a_new_run_does_only_what_was_not_done(server: str, tree: Path) -> None:
     (tree / "slow").touch()
     process = start(tree, server)
