@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ohlora.errors import UserError
+from ohlora.errors import UserError, read_text_file
 
 COLUMNS = (
     "prompt",
@@ -77,12 +77,7 @@ def read_prompts(path: Path) -> list[PromptRow]:
     Raises:
         PromptListError: the file is missing, not UTF-8, has no prompt column, or no rows.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise PromptListError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise PromptListError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    text = read_text_file(path, PromptListError)
     if path.suffix.lower() != ".csv":
         rows = [PromptRow(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     else:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ohlora.attributes import Expression
-from ohlora.errors import UserError
+from ohlora.errors import UserError, read_text_file
 from ohlora.evaluation.intervals import Figure, bootstrap, macro_f1_figure, pearson
 from ohlora.persona.card import Card
 from ohlora.persona.expressions import expression_of, fallback_expression
@@ -73,12 +73,7 @@ def read_replies(path: Path, card: Card, column: str | None = None) -> list[Row]
     Raises:
         RepliesError: the file is missing, is not UTF-8, has no such column or no rows.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise RepliesError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RepliesError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    text = read_text_file(path, RepliesError)
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         rows = list(_of_table(path, text, "\t" if suffix == ".tsv" else ",", card, column))

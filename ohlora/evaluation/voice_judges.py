@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from ohlora.evaluation.voice_probes import Cues, RefusalProbe, WantedMemory
+from ohlora.persona.register import polite_sentences
 
 LEAST_OVERLAP = 0.5  # share of the pairs of letters of the shorter of two memory values
-FINALS, FINAL_B = 28, 17  # of a Hangul syllable in Unicode: how many final consonants, and which is ㅂ
 LEAST_PAIR = 6  # letters of two words that may not come twice; `그 안에` may
 LEAST_COPY = 8  # letters from which on an equal reply is a copy; below that everybody says `응, 좋아!`
 
@@ -19,11 +19,6 @@ _LOOP = re.compile(r"(\S.{1,}?)\1\1")
 _AGREEING = re.compile(
     r"^(?:(?:응|어|네|예|웅)(?=[,.! ~]|$)|맞아|맞지|맞는데|맞았|정답|딩동댕|어떻게 알았|그렇지|인정)"
 )
-_SENTENCE = re.compile(r"[.!?~…]+|,(?= )")
-_POLITE = re.compile(r"(?:요|시오|세여|(?P<formal>[가-힣])니[다까])$")
-_QUOTED = re.compile(r"(['\"‘“]).*?['\"’”]")
-_NOUN_IN_YO = re.compile(r"(?:필요|중요|주요|동요|강요|수요|고요|월요|소요)$")
-_TRAILING = re.compile(r"[^가-힣]+$")  # emoji and laughter at a sentence's end
 _NOT_LETTERS = re.compile(r"[^0-9a-z가-힣ㄱ-ㅎㅏ-ㅣ]")
 
 
@@ -86,16 +81,7 @@ def is_casual(reply: str) -> bool:
 
     What she quotes is somebody else's register.
     """
-    return not any(_is_polite(_TRAILING.sub("", part)) for part in _SENTENCE.split(_QUOTED.sub("말", reply)))
-
-
-def _is_polite(sentence: str) -> bool:
-    match = _POLITE.search(sentence)
-    if match is None or _NOUN_IN_YO.search(sentence):
-        return False
-    formal = match.group("formal")
-    # 합니다 and 합니까, but not 하니까: the syllable before it ends in ㅂ
-    return formal is None or (ord(formal) - ord("가")) % FINALS == FINAL_B
+    return not polite_sentences(reply)
 
 
 def loops(text: str) -> bool:

@@ -39,7 +39,7 @@ from ohlora.config import Config, PreferenceConfig, state_dir
 from ohlora.llm.likelihood import Example, bits_per_character, encode, log_likelihoods, read_rows
 from ohlora.llm.precision import trains_in_bfloat16
 from ohlora.llm.sft import spread
-from ohlora.llm.training import SAVE_EVERY_S, Progress, Recorder, Trained, ordered_batches
+from ohlora.llm.training import SAVE_EVERY_S, Progress, Recorder, Trained, ordered_batches, trainer_arguments
 from ohlora.llm.undesirable import Preference, failing_samples, pairs
 from ohlora.llm.weights import (
     check_pair,
@@ -328,27 +328,10 @@ def fit(
             model=network,
             ref_model=frozen,
             args=KTOConfig(
-                output_dir=scratch,
-                # the loss
+                **trainer_arguments(scratch, len(batches), settings.batch_size, settings.seed, device, mixed),
                 beta=settings.beta,
                 desirable_weight=settings.desirable_weight,
                 undesirable_weight=settings.undesirable_weight,
-                # one pass over the steps that are left, in the order above
-                max_steps=len(batches),
-                per_device_train_batch_size=settings.batch_size,
-                max_grad_norm=1.0,
-                seed=settings.seed,
-                max_length=None,
-                # device
-                use_cpu=device.type == "cpu",
-                bf16=mixed,
-                gradient_checkpointing=False,
-                # nothing but what the recorder writes
-                logging_steps=1,
-                logging_nan_inf_filter=False,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
             ),
             train_dataset=Dataset.from_list([row for batch in batches for row in tokens_of(batch)]),
             processing_class=tokenizer,

@@ -11,6 +11,7 @@ left-padded batches. Architecture: Gemma 3 technical report, arXiv:2503.19786, a
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,24 @@ if TYPE_CHECKING:
 
 MASKED = -1e30
 GROUP = 64  # weights that share a scale
+TELEMETRY = "openvino_telemetry"
+
+
+def import_quietly() -> None:
+    """Import OpenVINO without its telemetry, which reports to its maker that somebody imported it.
+
+    It takes a stub of its own where the package `openvino_telemetry` is missing; so it is, while it imports.
+    """
+    if "openvino" in sys.modules:
+        return
+    known = sys.modules.get(TELEMETRY)
+    sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # Python's way to say that there is none
+    try:
+        import openvino  # noqa: F401
+    finally:
+        del sys.modules[TELEMETRY]
+        if known is not None:
+            sys.modules[TELEMETRY] = known
 
 
 class OpenVINONetwork:
@@ -34,6 +53,7 @@ class OpenVINONetwork:
             weights: `int8`, or `float32` to compare with.
             threads: cores to use; 0 takes torch's number.
         """
+        import_quietly()
         import openvino
 
         self.vocabulary: int = model.config.vocab_size
@@ -90,6 +110,7 @@ class _Builder:
     """Names follow transformers' modules."""
 
     def __init__(self, model: Any, weights: str) -> None:
+        import_quietly()
         import openvino.opset13 as ops
 
         self.ops = ops

@@ -36,7 +36,15 @@ from ohlora.config import Config, VoiceConfig, state_dir
 from ohlora.llm.engine import Voice
 from ohlora.llm.likelihood import IGNORED, Example, bits_per_character, encode, read_rows
 from ohlora.llm.precision import trains_in_bfloat16
-from ohlora.llm.training import SAVE_EVERY_S, Progress, Recorder, Trained, ordered_batches, padding_share
+from ohlora.llm.training import (
+    SAVE_EVERY_S,
+    Progress,
+    Recorder,
+    Trained,
+    ordered_batches,
+    padding_share,
+    trainer_arguments,
+)
 from ohlora.llm.weights import (
     BASE_KIND,
     DoesNotFit,
@@ -240,26 +248,12 @@ def fit(
         trainer = WeightedTrainer(
             model=trained.network,  # type: ignore[arg-type]
             args=SFTConfig(
-                output_dir=scratch,
-                # one pass over the steps that are left, in the order above
-                max_steps=len(left) // voice.batch_size,
-                per_device_train_batch_size=voice.batch_size,
+                **trainer_arguments(
+                    scratch, len(left) // voice.batch_size, voice.batch_size, voice.seed, device, mixed
+                ),
                 train_sampling_strategy="sequential",
-                max_grad_norm=1.0,
-                seed=voice.seed,
-                max_length=None,
                 dataset_kwargs={"skip_prepare_dataset": True},
                 remove_unused_columns=False,  # the weights are no input of the network
-                # device
-                use_cpu=device.type == "cpu",
-                bf16=mixed,
-                gradient_checkpointing=False,
-                # nothing but what the recorder writes
-                logging_steps=1,
-                logging_nan_inf_filter=False,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
             ),
             train_dataset=Dataset.from_dict(
                 {

@@ -35,6 +35,38 @@ SAVE_EVERY_S = 60.0
 POOL = 16  # batches of rows that are sorted by length together
 
 
+def trainer_arguments(
+    folder: str, steps: int, batch_size: int, seed: int, device: torch.device, mixed: bool
+) -> dict[str, Any]:
+    """Arguments that TRL's trainers get alike: one pass in the order of the rows, and no output of their own.
+
+    Args:
+        folder: for what the trainer insists on writing.
+        steps: that are left.
+        batch_size: rows a step.
+        seed: of the trainer's own draws.
+        device: where the network is.
+        mixed: whether to compute in bfloat16.
+    """
+    return {
+        "output_dir": folder,
+        "max_steps": steps,
+        "per_device_train_batch_size": batch_size,
+        "max_grad_norm": 1.0,
+        "seed": seed,
+        "max_length": None,
+        "use_cpu": device.type == "cpu",
+        "bf16": mixed,
+        "gradient_checkpointing": False,
+        # nothing but what the recorder writes
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
 class TrainingError(UserError, RuntimeError):
     """A training cannot go on; the message says what to change."""
 

@@ -26,6 +26,7 @@ from ohlora.persona.prompt import (
     render_completion,
     render_prompt,
 )
+from ohlora.persona.register import polite_sentences
 
 OPPOSITES = {
     "joy": ("sad", "angry"),
@@ -48,7 +49,6 @@ _CASUAL_IS = re.compile(rf"(?<=[가-힣])(이야|야){_SENTENCE_END}")
 _CASUAL = re.compile(
     rf"(어|아|해|지|네|줘|봐|돼|래|게|까|와|워|려|겨|걸|데|거든|져|쳐|켜|자나|니|대|라){_SENTENCE_END}"
 )
-_POLITE = re.compile(r"(?:요|니다|니까|세요|시죠|죠)[.!?~…ㅋㅎ ]*$")
 _YEARS = re.compile(r"(?<!\d)(\d{1,3})(살| 살|세)")
 _SCHOOL_YEAR = re.compile(r"([1-6])학년")
 _BEING = re.compile(r"AI|인공지능|버추얼|가상|휴먼")
@@ -332,7 +332,7 @@ def fault_of(reply: str, card: Card, finish_reason: str = "") -> str:
         return "loop"
     if sum("가" <= c <= "힣" or "ㄱ" <= c <= "ㅣ" for c in letters) < 0.5 * len(letters):
         return "little Hangul"
-    if bool(_POLITE.search(reply)) == (card.speech == "반말"):
+    if bool(polite_sentences(reply)) == (card.speech == "반말"):
         return "wrong register"
     return ""
 

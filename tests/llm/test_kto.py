@@ -139,17 +139,10 @@ def test_each_row_gets_the_completion_before_it_for_the_kl_term() -> None:
 
 
 KILLED = """
-import functools, os, signal, sys
+import functools, sys
 from pathlib import Path
 from ohlora.llm import kto
-from ohlora.stage import Journal
-from tests.llm.conftest import tiny_config
-
-class Deadly(Journal):
-    def log(self, step, **metrics):
-        super().log(step, **metrics)
-        if step == 5 and "loss" in metrics:
-            os.kill(os.getpid(), signal.SIGKILL)
+from tests.llm.conftest import Deadly, tiny_config
 
 kto.fit = functools.partial(kto.fit, save_every_s=0)
 base, dialogues, voice, out, *overrides = sys.argv[1:]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
@@ -51,6 +55,7 @@ def run(network: object, ids: torch.Tensor, mask: torch.Tensor, steps: int = 6) 
     return torch.stack(rows)
 
 
+ROOT = Path(__file__).parents[2]
 PROMPT = torch.tensor(
     [[2, 17, 45, 9, 101, 44, 23, 250, 8, 77, 61, 5], [0, 0, 0, 2, 17, 45, 9, 101, 44, 23, 250, 8]]
 )
@@ -110,3 +115,25 @@ def test_auto_takes_openvino_for_gemma_on_a_cpu_only() -> None:
     assert isinstance(network_for(other), TransformersNetwork)
     with pytest.raises(ValueError, match=r"set it to auto or transformers"):
         network_for(other, "openvino")
+
+
+QUIET = """
+import socket
+def refused(*_arguments, **_options):
+    raise AssertionError("somebody opens a connection")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refused
+import openvino_telemetry
+class Loud:
+    def __init__(self, *_arguments, **_options):
+        raise AssertionError("telemetry is switched on")
+openvino_telemetry.Telemetry = Loud
+from tests.llm.test_openvino_network import MASK, PROMPT, OpenVINONetwork, model
+print(OpenVINONetwork(model()).start().forward(PROMPT, MASK).shape)
+"""
+
+
+def test_nothing_is_reported_to_anybody() -> None:
+    """Importing OpenVINO would tell its maker."""
+    done = subprocess.run([sys.executable, "-c", QUIET], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Size" in done.stdout

@@ -342,17 +342,10 @@ def test_a_gpt_neox_of_polyglots_layout_takes_the_originals_adapter(dialogues: P
 
 
 KILLED = """
-import functools, os, signal, sys
+import functools, sys
 from pathlib import Path
 from ohlora.llm import sft
-from ohlora.stage import Journal
-from tests.llm.conftest import tiny_config
-
-class Deadly(Journal):
-    def log(self, step, **metrics):
-        super().log(step, **metrics)
-        if step == 5 and "loss" in metrics:
-            os.kill(os.getpid(), signal.SIGKILL)
+from tests.llm.conftest import Deadly, tiny_config
 
 sft.fit = functools.partial(sft.fit, save_every_s=0)
 base, dialogues, out, *overrides = sys.argv[1:]
