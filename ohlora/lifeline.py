@@ -61,9 +61,9 @@ def is_alive(process: str) -> bool:
 
 def _end_group(signum: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    group = os.getpgid(0)
-    os.killpg(group, signal.SIGTERM)
+    # Listed before the signal: one whose parent dies first is nobody's child a moment later.
     children = psutil.Process().children(recursive=True)
+    os.killpg(os.getpgid(0), signal.SIGTERM)
     psutil.wait_procs(children, timeout=GRACE_S)
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
