@@ -83,6 +83,9 @@ class LabelingConfig(Section):
     ema: Fraction = Field(0.995, description="decay of the averaged weights, which are the model")
     start: str = Field("data/starters/labeler", description="parser to continue from; empty: from scratch")
     continued_speed: Rate = Field(0.2, description="learning rate of a continued parser, times learning_rate")
+    settle_from: Fraction = Field(
+        0.4, description="after this share of the steps most portraits are learnt as they are, not warped"
+    )
     teacher: str = Field(
         "", description="FaceXFormer that parses portraits without masks: folder, checkpoint or hub:REPO/FILE"
     )

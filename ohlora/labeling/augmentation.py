@@ -30,7 +30,9 @@ MAX_NOISE = 0.1  # deviation, of the half range
 SHRUNK = 0.25  # share of portraits that lose detail as if they had been enlarged
 
 
-def augment(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment(
+    images: Tensor, targets: Tensor, generator: torch.Generator, plain: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Change each portrait of a batch in its own way.
 
     Args:
@@ -38,11 +40,16 @@ def augment(images: Tensor, targets: Tensor, generator: torch.Generator) -> tupl
         targets: masks uint8 [n, H, W] of `FaceClass`, or class shares float32 [n, classes, H, W] of all
             classes or of the first few; the size may differ from that of the images.
         generator: CPU generator; the batch is a function of its state.
+        plain: share of portraits that are mirrored at most: a warped picture is softer than a real one.
 
     Returns:
         The changed batch, same shapes, types and ranges.
     """
-    moves = _moves(len(images), generator)
+    flips = _flips(len(images), generator)
+    moves = _moves(flips, generator)
+    untouched = torch.rand(len(images), generator=generator) < plain
+    moves[untouched] = torch.eye(2, 3)[None].repeat(int(untouched.sum()), 1, 1)
+    moves[untouched, 0, 0] = flips[untouched]
     mirrored = moves[:, 0, 0] < 0
     if targets.dtype == torch.uint8:
         swap = torch.tensor(MIRRORED, dtype=torch.uint8, device=targets.device)
@@ -52,12 +59,19 @@ def augment(images: Tensor, targets: Tensor, generator: torch.Generator) -> tupl
         swapped = targets[:, MIRRORED[: targets.shape[1]]]
         shares = torch.where(mirrored.to(targets.device)[:, None, None, None], swapped, targets)
         changed = _warp(shares, moves, "bilinear")
-    return recolor(_warp(images, moves, "bilinear"), generator), changed
+    moved = _warp(images, moves, "bilinear")
+    kept = untouched.to(moved.device)[:, None, None, None]
+    return torch.where(kept, moved, recolor(moved, generator)), changed
 
 
-def _moves(n: int, generator: torch.Generator) -> Tensor:
-    """Affine maps float32 [n, 2, 3] from changed to original coordinates in [-1, 1]; half of them mirror."""
-    flip = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+def _flips(n: int, generator: torch.Generator) -> Tensor:
+    """Float32 [n]: -1 for a portrait that is mirrored, 1 for another."""
+    return torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+
+
+def _moves(flip: Tensor, generator: torch.Generator) -> Tensor:
+    """Affine maps float32 [n, 2, 3] from changed to original coordinates in [-1, 1], mirrored by `flip`."""
+    n = len(flip)
     turn = _spread(n, generator) * math.radians(MAX_TURN)
     zoom = 1 + _spread(n, generator) * MAX_ZOOM
     stretch = 1 + _spread(n, generator) * MAX_STRETCH

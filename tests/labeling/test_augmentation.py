@@ -43,3 +43,22 @@ def test_the_left_eye_stays_on_the_left_even_when_mirrored(monkeypatch: pytest.M
 
 def test_mirroring_twice_is_nothing() -> None:
     assert [MIRRORED[MIRRORED[c]] for c in FaceClass] == list(FaceClass)
+
+
+def test_plain_portraits_are_mirrored_at_most() -> None:
+    images, _ = batch()
+    masks = torch.randint(
+        0, len(FaceClass), (len(images), *images.shape[2:]), generator=torch.Generator().manual_seed(1)
+    )
+    masks = masks.to(torch.uint8)
+    swap = torch.tensor(MIRRORED, dtype=torch.uint8)
+    mirrored = set()
+    for seed in range(8):
+        changed, moved = augment(images, masks, torch.Generator().manual_seed(seed), plain=1.0)
+        for before, after, mask, mask_after in zip(images, changed, masks, moved, strict=True):
+            flipped = bool((mask_after != mask).any())
+            mirrored.add(flipped)
+            torch.testing.assert_close(after, before.flip(2) if flipped else before, atol=1e-5, rtol=0)
+            assert torch.equal(mask_after, swap[mask.flip(1).long()] if flipped else mask)
+    assert mirrored == {True, False}
+    assert not torch.equal(augment(images, masks, torch.Generator().manual_seed(0), plain=0.0)[0], images)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ohlora.corpus.portraits import CorpusError, Portraits
-from ohlora.labeling.parser_training import Examples, Training, fit, train
+from ohlora.labeling.parser_training import SETTLED, Examples, Training, fit, train
 from ohlora.stage import Journal
 from tests.labeling.tiny_parser import Trained, tiny_config
 
@@ -137,3 +137,9 @@ def test_training_writes_its_state_on_the_way(
     fit(training, Journal(tmp_path), None, path)
     assert trained_for(0, examples).resume(path)
     shutil.rmtree(tmp_path / "deep")
+
+
+def test_most_portraits_are_left_as_they_are_in_the_last_part(examples: Examples) -> None:
+    config = tiny_config("labeling.steps=10", "labeling.settle_from=0.4")
+    training = Training(config.labeling, config.runtime, examples)
+    assert [training.plain(step) for step in range(10)] == [0.0] * 4 + [SETTLED] * 6
