@@ -93,3 +93,16 @@ def test_rendered_members_differ_where_they_should_only() -> None:
     truths = [ground_truth(p, i, m) for p, i, m in ((first, image, mask), (last, other, other_mask))]
     assert [truth["mouth"] for truth in truths] == [0, 1]
     assert truths[0]["hair_color"] == pytest.approx(truths[1]["hair_color"], abs=12)
+
+
+@pytest.mark.parametrize("seed", [3, 8, 21])
+@pytest.mark.parametrize("attribute", ["hair_color", "hair_length"])
+def test_hair_that_is_swept_is_seen_to_change(attribute: str, seed: int) -> None:
+    """Not only the parameters: the measured truth of the rendered pictures follows, of nobody in particular."""
+    seen = []
+    for member in swept(sample_parameters(seed), attribute, 4):
+        image, mask = render_portrait(member, 96, 1)
+        seen.append(ground_truth(member, image, mask)[attribute])
+    steps = np.diff(seen)
+    assert (steps > -0.03 * np.ptp(seen)).all(), seen  # at this size a strand is a pixel
+    assert seen[-1] - seen[0] > (60 if attribute == "hair_color" else 0.1), seen
