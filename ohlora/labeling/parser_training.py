@@ -135,7 +135,7 @@ class Training:
         return peak * max(0.01, 0.5 * (1 + math.cos(math.pi * share)))
 
     def plain(self, step: int) -> float:
-        """Share of portraits that are not warped: none, later most, so that outlines become as sharp as theirs.
+        """Share of portraits that are not warped: none, later most, and outlines become as sharp as theirs.
 
         Touvron et al. 2019 (arXiv:1906.06423) close the gap between augmented and real pictures likewise.
         """

@@ -98,7 +98,7 @@ def test_rendered_members_differ_where_they_should_only() -> None:
 @pytest.mark.parametrize("seed", [3, 8, 21])
 @pytest.mark.parametrize("attribute", ["hair_color", "hair_length"])
 def test_hair_that_is_swept_is_seen_to_change(attribute: str, seed: int) -> None:
-    """Not only the parameters: the measured truth of the rendered pictures follows, of nobody in particular."""
+    """Not only the parameters: the measured truth of rendered pictures follows, of nobody in particular."""
     seen = []
     for member in swept(sample_parameters(seed), attribute, 4):
         image, mask = render_portrait(member, 96, 1)

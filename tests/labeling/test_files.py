@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from ohlora.attributes import ATTRIBUTE_NAMES
+from ohlora.attributes import ATTRIBUTE_NAMES, FaceClass
 from ohlora.cli import app
 from ohlora.corpus.faces import FoundFace, Framing
 from ohlora.labeling.calibration import Calibration, Scale
@@ -145,3 +145,26 @@ def test_the_command_writes_a_table(
     assert result.exit_code == 0, result.output
     assert "6 of 12 files scored" in result.output
     assert len(out.read_text(encoding="utf-8-sig").splitlines()) == 13
+
+
+def test_a_photograph_is_framed_and_its_face_is_found(tmp_path: Path) -> None:
+    """Grace Hopper's portrait (public domain) out of matplotlib's sample data: no renderer made it."""
+    import matplotlib
+
+    photograph = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    result = CliRunner().invoke(
+        app, ["label", str(photograph), "--out", str(tmp_path / "s.csv"), "--masks", str(tmp_path / "masks")]
+    )
+    assert result.exit_code == 0, result.output
+    (row,) = csv.DictReader((tmp_path / "s.csv").read_text(encoding="utf-8-sig").splitlines())
+    assert row["status"] == "ok"
+    assert float(row["eyes"]) > 0.4
+    assert float(row["mouth"]) < 0.2  # her lips are closed
+    assert abs(float(row["pose"])) < 15  # she looks into the camera
+    mask = np.array(Image.open(tmp_path / "masks" / "grace_hopper.jpg.mask.png"))
+    centre = {part: np.argwhere(mask == part).mean(0) for part in FaceClass if (mask == part).any()}
+    for part in (FaceClass.LEFT_BROW, FaceClass.RIGHT_BROW, FaceClass.EARS, FaceClass.HAIR, FaceClass.NECK):
+        assert part in centre
+    assert centre[FaceClass.LEFT_EYE][1] < centre[FaceClass.NOSE][1] < centre[FaceClass.RIGHT_EYE][1]
+    assert centre[FaceClass.LEFT_EYE][0] < centre[FaceClass.NOSE][0] < centre[FaceClass.UPPER_LIP][0]
+    assert centre[FaceClass.UPPER_LIP][0] < centre[FaceClass.LOWER_LIP][0] < centre[FaceClass.NECK][0]
