@@ -3,7 +3,7 @@
 Facts about her are data (`data/persona/ohlora.yaml`); nothing here knows a model or a tokenizer.
 """
 
-from ohlora.persona.card import Card, CardError, ExpressionSpec, School, load_card
+from ohlora.persona.card import Card, CardError, ExpressionSpec, Fact, School, load_card
 from ohlora.persona.dialogues import DialogueError, DialogueRow, import_original_csv, load_dialogues
 from ohlora.persona.expressions import expression_of, fallback_expression
 from ohlora.persona.prompt import (
@@ -30,6 +30,7 @@ __all__ = [
     "DialogueRow",
     "EmptyReply",
     "ExpressionSpec",
+    "Fact",
     "ParsedTurn",
     "School",
     "TurnError",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from ohlora.attributes import Expression
 from ohlora.errors import UserError
+from ohlora.persona.facts import FactFinder
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
@@ -20,8 +23,10 @@ Speech = Literal["반말", "존댓말"]
 
 MAX_HEADER = 40
 KEY_FORBIDDEN = set("[](){}:;\n")
-RESERVED_KEYS = {"사용자", "오로라", "기억"}
+RESERVED_KEYS = {"사용자", "오로라", "기억", "설정"}
 PLACEHOLDERS = ("age", "school_year")
+FACT_FIELDS = ("name", "romanized_name", "gender", "identity", "name_origin", "power", "mbti", "speech")
+BORN = ("born_year", "born_month", "born_day")
 GRADUATE = "졸업생"
 
 _SCHOOL_YEAR = re.compile(r"\{school_year\}학년")
@@ -70,6 +75,17 @@ class School(BaseModel):
         return year if year <= self.years else None
 
 
+class Fact(BaseModel):
+    """What she reads in her prompt when somebody asks for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    says: Text = Field(
+        max_length=60, description="`키: 값`, with {age}, {school_year}, {born_year} or fields as {mbti}"
+    )
+    asked: list[Text] = Field(min_length=1, description="questions and false claims that are about it")
+
+
 class Card(BaseModel):
     """Who she is."""
 
@@ -105,6 +121,7 @@ class Card(BaseModel):
     boundaries: list[Text] = Field(min_length=1, description="what the persona declines")
     honesty: list[Text]
     unknowns: list[Text]
+    facts: list[Fact] = Field([], description="what she looks up in her card when she is asked")
     memory_keys: dict[Text, Text] = Field(min_length=1, description="what she may remember -> its meaning")
     hint_keys: dict[Text, Text] = Field({}, description="hints about the moment that a prompt may hold")
     idle_expression: str = Field(description="expression while she waits, and where nothing else fits")
@@ -128,6 +145,11 @@ class Card(BaseModel):
             raise ValueError("header must be one line without a role marker")
         if unknown := unknown_placeholders(self.header):
             raise ValueError(f"header holds {unknown[0]!r}; there are: {{age}}, {{school_year}}")
+        for fact in self.facts:
+            known = (*PLACEHOLDERS, *FACT_FIELDS, *BORN)
+            if unknown := unknown_placeholders(fact.says, known):
+                names = ", ".join(f"{{{name}}}" for name in known)
+                raise ValueError(f"fact {fact.says!r} holds {unknown[0]!r}; there are: {names}")
         return self
 
     def age(self, on: date) -> int:
@@ -153,6 +175,18 @@ class Card(BaseModel):
             text = _SCHOOL_YEAR.sub(GRADUATE, text).replace("{school_year}", GRADUATE)
         return text.replace("{age}", str(self.age(on))).replace("{school_year}", str(year))
 
+    def facts_for(self, message: str, on: date) -> list[str]:
+        """The facts that a message asks for as `키: 값`, filled for a day, best first; none for most messages."""
+        if not self.facts:
+            return []
+        values = {name: getattr(self, name) for name in FACT_FIELDS}
+        values |= {f"born_{part}": getattr(self.born, part) for part in ("year", "month", "day")}
+        found = []
+        for index, _ in _finder(tuple(tuple(fact.asked) for fact in self.facts)).find(message):
+            text = self.filled(self.facts[index].says, on)
+            found.append(_BRACED.sub(lambda m: str(values.get(m.group(1), m.group(0))), text))
+        return found
+
     @property
     def greeting(self) -> str:
         """The first greeting: what she says before the person has said anything."""
@@ -164,9 +198,14 @@ class Card(BaseModel):
         return {spec.label: name for name, spec in self.expressions.items()}
 
 
-def unknown_placeholders(text: str) -> list[str]:
+@lru_cache(maxsize=8)  # by value: a copy of a card may have other facts
+def _finder(asked: tuple[tuple[str, ...], ...]) -> FactFinder:
+    return FactFinder(asked)
+
+
+def unknown_placeholders(text: str, known: Collection[str] = PLACEHOLDERS) -> list[str]:
     """Braces and braced words of a text that are no placeholder of a card."""
-    return [m.group(0) for m in _BRACED.finditer(text) if m.group(1) not in PLACEHOLDERS]
+    return [m.group(0) for m in _BRACED.finditer(text) if m.group(1) not in known]
 
 
 def load_card(path: Path | str) -> Card:

@@ -1,6 +1,7 @@
 """The one text format of training and inference: a plain prompt, a turn with a tag, and the parsers of turns.
 
     22살 3학년 AI 오로라의 반말 수다              header of the card, optional
+    설정: MBTI: ENTJ                            facts of the card that the message asks for, optional
     기억: 이름: 민수; 취미: 등산                  memories, optional
     사용자: 안녕                                 earlier turns, optional
     오로라: 왔구나!
@@ -38,11 +39,12 @@ if TYPE_CHECKING:
 USER = "사용자"
 SHE = "오로라"
 MEMORY = "기억"
-STOP_SEQUENCES: tuple[str, ...] = (f"\n{USER}:", f"\n{SHE}:", f"\n{MEMORY}:", "\n")
+FACTS = "설정"
+STOP_SEQUENCES: tuple[str, ...] = (f"\n{USER}:", f"\n{SHE}:", f"\n{MEMORY}:", f"\n{FACTS}:", "\n")
 """Generation ends at any of these; a reply is one line, so the last one covers cards of other names."""
 
-TURN_FORMAT = 2
-"""Version of what `render_completion` writes; an adapter that speaks another one is not continued."""
+TURN_FORMAT = 3
+"""Version of what `render_prompt` and `render_completion` write; an adapter that speaks another one is not continued."""
 
 MAX_MEMORIES_WRITTEN = 2
 MAX_MEMORY_VALUE = 40
@@ -70,7 +72,7 @@ _HAS_WORD = re.compile(r"[0-9A-Za-z가-힣ㄱ-ㅎㅏ-ㅣ]")
 
 @lru_cache(maxsize=8)
 def _role_marker(name: str) -> re.Pattern[str]:
-    roles = "|".join(map(re.escape, sorted({USER, SHE, MEMORY, name})))
+    roles = "|".join(map(re.escape, sorted({USER, SHE, MEMORY, FACTS, name})))
     return re.compile(rf"({roles})\s*{_COLON}+\s*")
 
 
@@ -173,7 +175,7 @@ def render_prompt(
     """The prompt of one turn, ending in `오로라:` without a space.
 
     Args:
-        card: gives the header line.
+        card: gives the header line and the facts that `user` asks for.
         memories: `키: 값` strings, best first.
         history: earlier turns as (user, reply), oldest first.
         user: what the person says now.
@@ -181,9 +183,10 @@ def render_prompt(
     """
     header = card.filled(card.header, on or date.today())
     lines = [header] if header else []
-    facts = [fact for fact in (sanitize(memory, card.name).replace(";", ",") for memory in memories) if fact]
-    if facts:
-        lines.append(f"{MEMORY}: {'; '.join(facts)}")
+    for kind, texts in ((FACTS, card.facts_for(user, on or date.today())), (MEMORY, memories)):
+        known = [text for text in (sanitize(t, card.name).replace(";", ",") for t in texts) if text]
+        if known:
+            lines.append(f"{kind}: {'; '.join(known)}")
     for said, answered in history:
         lines += [f"{USER}: {_said(said, card)}", f"{card.name}: {_said(answered, card)}"]
     lines += [f"{USER}: {_said(user, card)}", f"{card.name}:"]

@@ -41,6 +41,16 @@ def test_expressions_differ_as_faces(card: Card) -> None:
     assert len(faces) == len(card.expressions)
 
 
+def test_a_fact_names_fields_that_exist(values: dict[str, Any], tmp_path: Path) -> None:
+    values["facts"] = [{"says": "키: {height}cm", "asked": ["키가 몇이야"]}]
+    with pytest.raises(CardError, match=r"fact '키: \{height\}cm' holds '\{height\}'; there are: \{age\}"):
+        load_card(write(tmp_path, values))
+
+
+def test_a_card_without_facts_finds_none(card: Card) -> None:
+    assert card.model_copy(update={"facts": []}).facts_for("몇 살이야?", date(2025, 12, 1)) == []
+
+
 def test_card_is_frozen(card: Card) -> None:
     with pytest.raises(ValidationError):
         card.mbti = "INFP"  # type: ignore[misc]

@@ -12,6 +12,7 @@ from ohlora.persona import (
     Card,
     DialogueRow,
     EmptyReply,
+    Fact,
     TurnError,
     expression_levels,
     expression_of,
@@ -24,12 +25,13 @@ from ohlora.persona import (
     turn_grammar,
 )
 from ohlora.persona.dialogues import said_on
+from ohlora.persona.facts import MOST
 
 DAY = date(2025, 12, 1)
 
 # Text that goes for the format: its markers, their look-alikes and what might put them together.
 PIECES = [
-    "사용자:", "오로라:", "기억:", "사용자 :", "오로라：", "기억∶", "사용", "자", "오로", "라", ";",
+    "사용자:", "오로라:", "기억:", "설정:", "사용자 :", "오로라：", "기억∶", "사용", "자", "오로", "라", ";",
     "\u1109\u1161\u110b\u116d\u11bc\u110c\u1161:", "\n", "\r", "\u2028", "\x85", "\u200b", "\u3000",
     "\ufffd", "[", "]", "［", "】", "(", ")", "(기쁨)", "((놀람))", "(기쁨 654)", " (생각 00",
     "(화남 999)", "654", "[이름: 민수]", "[기분:", "이름: 악당",
@@ -37,7 +39,7 @@ PIECES = [
     "…",
 ]  # fmt: skip
 hostile = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=12).map("".join)
-MARKER = re.compile(r"(사용자|오로라|기억)\s*[:：∶ː꞉]")
+MARKER = re.compile(r"(사용자|오로라|기억|설정)\s*[:：∶ː꞉]")
 
 
 @given(text=hostile)
@@ -61,7 +63,8 @@ def test_nobody_can_forge_a_turn_a_memory_or_a_tag(card: Card, user: str, reply:
     assert lines == prompt.splitlines()
     markers = [line.partition(":")[0] for line in lines if MARKER.match(line)]
     memory_line = ["기억"] if sanitize(memory) else []
-    assert markers == [*memory_line, "사용자", "오로라", "사용자", "오로라"]
+    fact_line = ["설정"] if card.facts_for(user, date.today()) else []
+    assert markers == [*fact_line, *memory_line, "사용자", "오로라", "사용자", "오로라"]
     assert len(MARKER.findall(prompt)) == len(markers)
     assert "[" not in prompt
     assert ";" not in "".join(line for line in lines if line.startswith("기억:"))
@@ -70,15 +73,37 @@ def test_nobody_can_forge_a_turn_a_memory_or_a_tag(card: Card, user: str, reply:
 
 
 def test_prompt_reads_as_documented(card: Card) -> None:
-    prompt = render_prompt(card, ["이름: 민수", "취미: 등산"], [("안녕", "왔구나!")], "나 누구게?", DAY)
+    card = card.model_copy(update={"facts": [Fact(says="MBTI: {mbti}", asked=["MBTI 뭐야"])]})
+    history = [("안녕", "왔구나!")]
+    prompt = render_prompt(card, ["이름: 민수", "취미: 등산"], history, "나 누구게? 네 MBTI는?", DAY)
     assert prompt.split("\n") == [
         "22살 3학년 AI 오로라의 반말 수다",
+        "설정: MBTI: ENTJ",
         "기억: 이름: 민수; 취미: 등산",
         "사용자: 안녕",
         "오로라: 왔구나!",
-        "사용자: 나 누구게?",
+        "사용자: 나 누구게? 네 MBTI는?",
         "오로라:",
     ]
+
+
+def test_facts_are_those_of_the_card_and_the_day(card: Card) -> None:
+    """A changed card is true at once, without training."""
+    later = date(2026, 3, 2)
+    assert "학년: 샘올대 4학년" in card.facts_for("너 몇 학년이야?", later)
+    assert "MBTI: ENTJ" in card.facts_for("너 INFP지?", DAY)
+    other = card.model_copy(update={"mbti": "ISFP", "born": date(2001, 2, 3)})
+    assert "MBTI: ISFP" in other.facts_for("너 INFP지?", DAY)
+    assert "생일: 2월 3일" in other.facts_for("생일이 언제야?", DAY)
+    assert "나이: 24살" in other.facts_for("몇 살이야?", DAY)
+    assert card.facts_for("ㅋㅋㅋㅋ", DAY) == []
+
+
+@given(message=hostile)
+def test_any_message_finds_few_facts_and_leaves_no_brace(card: Card, message: str) -> None:
+    found = card.facts_for(message, DAY)
+    assert len(found) <= MOST
+    assert all(re.fullmatch(r"[^:{}]+: [^{}]+", fact) for fact in found)
 
 
 def test_prompt_without_memories_and_history_is_short(card: Card) -> None:
