@@ -22,8 +22,8 @@ def fit_prompt(
 ) -> str:
     """`render_prompt`, shortened to `limit` tokens.
 
-    Earlier turns go first, the oldest before the others, then memories, the least fitting before the others.
-    What the person says now stays; only if it alone is too long, its beginning gives way to `…`.
+    Earlier turns go first, the oldest before the others, then memories, the least fitting before the others,
+    then the facts of the card. What the person says now stays; only if it alone is too long, its beginning gives way to `…`.
 
     Args:
         card, memories, history, user, on: as `render_prompt` takes them.
@@ -31,22 +31,22 @@ def fit_prompt(
         limit: most tokens; a limit that holds no word of the message still leaves its last character.
     """
 
-    def rendered(facts: Sequence[str], turns: Sequence[tuple[str, str]], said: str) -> str:
-        return render_prompt(card, facts, turns, said, on)
+    def shortest(said: str) -> str:
+        return render_prompt(card, [], [], said, on, look_up=False)
 
-    facts, turns = list(memories), list(history)
-    while count(prompt := rendered(facts, turns, user)) > limit and (turns or facts):
+    kept, turns = list(memories), list(history)
+    while count(prompt := render_prompt(card, kept, turns, user, on)) > limit and (turns or kept):
         if turns:
             turns.pop(0)
         else:
-            facts.pop()
-    if count(prompt) <= limit:
+            kept.pop()
+    if count(prompt) <= limit or count(prompt := shortest(user)) <= limit:
         return prompt
     low, high = 1, len(user)  # characters kept: `low` is taken, `high` is too many
     while high - low > 1:
         middle = (low + high) // 2
-        if count(rendered([], [], CUT + user[-middle:])) <= limit:
+        if count(shortest(CUT + user[-middle:])) <= limit:
             low = middle
         else:
             high = middle
-    return rendered([], [], CUT + user[-low:])
+    return shortest(CUT + user[-low:])

@@ -122,6 +122,7 @@ class Card(BaseModel):
     honesty: list[Text]
     unknowns: list[Text]
     facts: list[Fact] = Field([], description="what she looks up in her card when she is asked")
+    small_talk: list[Text] = Field([], description="messages that ask for none of the facts")
     memory_keys: dict[Text, Text] = Field(min_length=1, description="what she may remember -> its meaning")
     hint_keys: dict[Text, Text] = Field({}, description="hints about the moment that a prompt may hold")
     idle_expression: str = Field(description="expression while she waits, and where nothing else fits")
@@ -181,8 +182,9 @@ class Card(BaseModel):
             return []
         values = {name: getattr(self, name) for name in FACT_FIELDS}
         values |= {f"born_{part}": getattr(self.born, part) for part in ("year", "month", "day")}
+        asked = tuple(tuple(fact.asked) for fact in self.facts)
         found = []
-        for index, _ in _finder(tuple(tuple(fact.asked) for fact in self.facts)).find(message):
+        for index, _ in _finder(asked, tuple(self.small_talk)).find(message):
             text = self.filled(self.facts[index].says, on)
             found.append(_BRACED.sub(lambda m: str(values.get(m.group(1), m.group(0))), text))
         return found
@@ -199,8 +201,8 @@ class Card(BaseModel):
 
 
 @lru_cache(maxsize=8)  # by value: a copy of a card may have other facts
-def _finder(asked: tuple[tuple[str, ...], ...]) -> FactFinder:
-    return FactFinder(asked)
+def _finder(asked: tuple[tuple[str, ...], ...], small_talk: tuple[str, ...]) -> FactFinder:
+    return FactFinder(asked, small_talk)
 
 
 def unknown_placeholders(text: str, known: Collection[str] = PLACEHOLDERS) -> list[str]:

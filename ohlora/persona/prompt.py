@@ -171,6 +171,7 @@ def render_prompt(
     history: Sequence[tuple[str, str]],
     user: str,
     on: date | None = None,
+    look_up: bool = True,
 ) -> str:
     """The prompt of one turn, ending in `오로라:` without a space.
 
@@ -180,10 +181,12 @@ def render_prompt(
         history: earlier turns as (user, reply), oldest first.
         user: what the person says now.
         on: the day on which it is said, for her age and school year; None for today.
+        look_up: give the facts of the card that `user` asks for.
     """
+    facts = card.facts_for(user, on or date.today()) if look_up else []
     header = card.filled(card.header, on or date.today())
     lines = [header] if header else []
-    for kind, texts in ((FACTS, card.facts_for(user, on or date.today())), (MEMORY, memories)):
+    for kind, texts in ((FACTS, facts), (MEMORY, memories)):
         known = [text for text in (sanitize(t, card.name).replace(";", ",") for t in texts) if text]
         if known:
             lines.append(f"{kind}: {'; '.join(known)}")

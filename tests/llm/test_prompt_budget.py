@@ -42,7 +42,7 @@ def test_it_fits_and_ends_in_the_persons_last_words(limit: int, user: str) -> No
     prompt = fit(limit, user)
     assert len(prompt) <= limit
     assert prompt.endswith("\n오로라:")
-    alone = render_prompt(CARD, [], [], user, DAY)
+    alone = render_prompt(CARD, [], [], user, DAY, look_up=False)
     said = prompt.split("\n")[-2]
     if len(alone) <= limit:
         assert said == alone.split("\n")[-2]
@@ -52,3 +52,12 @@ def test_it_fits_and_ends_in_the_persons_last_words(limit: int, user: str) -> No
 
 def test_a_limit_below_everything_leaves_the_last_character() -> None:
     assert fit(1, "안녕하세").split("\n")[-2] == "사용자: …세"
+
+
+def test_facts_stay_longer_than_memories_and_go_before_her_ears() -> None:
+    asked = "MBTI가 뭐야"
+    with_facts, without = (len(render_prompt(CARD, [], [], asked, DAY, look_up=look)) for look in (True, False))
+    assert "설정: MBTI: ENTJ" in fit(with_facts, asked)
+    assert "기억" not in fit(with_facts, asked)
+    assert fit(with_facts - 1, asked) == fit(without, asked)
+    assert fit(without, asked).endswith(f"\n사용자: {asked}\n오로라:")
