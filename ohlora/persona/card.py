@@ -26,7 +26,7 @@ KEY_FORBIDDEN = set("[](){}:;\n")
 RESERVED_KEYS = {"사용자", "오로라", "기억", "설정"}
 PLACEHOLDERS = ("age", "school_year")
 FACT_FIELDS = ("name", "romanized_name", "gender", "identity", "name_origin", "power", "mbti", "speech")
-BORN = ("born_year", "born_month", "born_day")
+FACT_PLACEHOLDERS = (*PLACEHOLDERS, *FACT_FIELDS, "born_year", "born_month", "born_day")
 GRADUATE = "졸업생"
 
 _SCHOOL_YEAR = re.compile(r"\{school_year\}학년")
@@ -147,9 +147,8 @@ class Card(BaseModel):
         if unknown := unknown_placeholders(self.header):
             raise ValueError(f"header holds {unknown[0]!r}; there are: {{age}}, {{school_year}}")
         for fact in self.facts:
-            known = (*PLACEHOLDERS, *FACT_FIELDS, *BORN)
-            if unknown := unknown_placeholders(fact.says, known):
-                names = ", ".join(f"{{{name}}}" for name in known)
+            if unknown := unknown_placeholders(fact.says, FACT_PLACEHOLDERS):
+                names = ", ".join(f"{{{name}}}" for name in FACT_PLACEHOLDERS)
                 raise ValueError(f"fact {fact.says!r} holds {unknown[0]!r}; there are: {names}")
         return self
 
@@ -177,7 +176,7 @@ class Card(BaseModel):
         return text.replace("{age}", str(self.age(on))).replace("{school_year}", str(year))
 
     def facts_for(self, message: str, on: date) -> list[str]:
-        """The facts that a message asks for as `키: 값`, filled for a day, best first; none for most messages."""
+        """The facts that a message asks for, as `키: 값` filled for a day, best first."""
         if not self.facts:
             return []
         values = {name: getattr(self, name) for name in FACT_FIELDS}

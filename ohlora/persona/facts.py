@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-LEAST = 0.12
+LEAST = 0.15
 """Score below which a message does not ask for a fact; 1 is a question of the card."""
 
 MOST = 3
@@ -24,16 +24,16 @@ _MARKS = re.compile(r"[^\w\s]+|[ㄱ-ㅎㅏ-ㅣ]+")
 class Found(NamedTuple):
     """A fact that a message asks for."""
 
-    index: int
+    number: int  # of the fact
     score: float
 
 
 class FactFinder:
     """Ridge regression from character n-grams of a message to the facts.
 
-    Nearest questions alone are misled by what questions share ("… 맞지?"); regression learns which n-grams tell
-    facts apart. On 176 questions in other words, written afterwards, the right fact was among three for 89 %,
-    against 77 to 86 % for the nearest questions.
+    The nearest question alone is misled by what questions share ("… 맞지?"); regression learns which n-grams
+    tell facts apart. Of the 179 probes of the voice test, which no question of the card resembles, the right fact
+    is first for 79 % (nearest question: 70 %) and among the three for 89 %.
     """
 
     def __init__(self, asked: Sequence[Sequence[str]], small_talk: Sequence[str] = ()) -> None:

@@ -44,7 +44,7 @@ STOP_SEQUENCES: tuple[str, ...] = (f"\n{USER}:", f"\n{SHE}:", f"\n{MEMORY}:", f"
 """Generation ends at any of these; a reply is one line, so the last one covers cards of other names."""
 
 TURN_FORMAT = 3
-"""Version of what `render_prompt` and `render_completion` write; an adapter that speaks another one is not continued."""
+"""Version of prompts and completions; an adapter that was trained on another one is not continued."""
 
 MAX_MEMORIES_WRITTEN = 2
 MAX_MEMORY_VALUE = 40

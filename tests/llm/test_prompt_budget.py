@@ -54,9 +54,11 @@ def test_a_limit_below_everything_leaves_the_last_character() -> None:
     assert fit(1, "안녕하세").split("\n")[-2] == "사용자: …세"
 
 
-def test_facts_stay_longer_than_memories_and_go_before_her_ears() -> None:
+def test_facts_stay_longer_than_memories_and_go_before_what_is_said() -> None:
     asked = "MBTI가 뭐야"
-    with_facts, without = (len(render_prompt(CARD, [], [], asked, DAY, look_up=look)) for look in (True, False))
+    with_facts, without = (
+        len(render_prompt(CARD, [], [], asked, DAY, look_up=look)) for look in (True, False)
+    )
     assert "설정: MBTI: ENTJ" in fit(with_facts, asked)
     assert "기억" not in fit(with_facts, asked)
     assert fit(with_facts - 1, asked) == fit(without, asked)
