@@ -23,7 +23,8 @@ def fit_prompt(
     """`render_prompt`, shortened to `limit` tokens.
 
     Earlier turns go first, the oldest before the others, then memories, the least fitting before the
-    others, then the facts of the card. What the person says now stays; only if it alone is too long, its beginning gives way to `…`.
+    others, then facts of the card. What the person says now stays; only if it alone is too long, its
+    beginning gives way to `…`.
 
     Args:
         card, memories, history, user, on: as `render_prompt` takes them.

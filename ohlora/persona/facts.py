@@ -32,8 +32,8 @@ class FactFinder:
     """Ridge regression from character n-grams of a message to the facts.
 
     The nearest question alone is misled by what questions share ("… 맞지?"); regression learns which n-grams
-    tell facts apart. Of the 179 probes of the voice test, which no question of the card resembles, the right fact
-    is first for 79 % (nearest question: 70 %) and among the three for 89 %.
+    tell facts apart. Of the 179 probes of the voice test, which no question of the card resembles, the
+    right fact is first for 79 % (nearest question: 70 %) and among the three for 89 %.
     """
 
     def __init__(self, asked: Sequence[Sequence[str]], small_talk: Sequence[str] = ()) -> None:
