@@ -108,7 +108,11 @@ def test_any_message_finds_few_facts_and_leaves_no_brace(card: Card, message: st
 
 def test_prompt_without_memories_and_history_is_short(card: Card) -> None:
     header = card.filled(card.header, DAY)
-    assert render_prompt(card, [], [], "안녕", DAY, look_up=False).split("\n") == [header, "사용자: 안녕", "오로라:"]
+    assert render_prompt(card, [], [], "안녕", DAY, look_up=False).split("\n") == [
+        header,
+        "사용자: 안녕",
+        "오로라:",
+    ]
 
 
 def test_age_and_school_year_follow_the_day(card: Card) -> None:
