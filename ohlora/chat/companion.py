@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Protocol
 
@@ -121,6 +122,7 @@ class Companion:
             card = load_card(product / PERSONA)
         except CardError as error:
             raise ArtifactError(str(error)) from error
+        card.facts_for("", date.today())  # learns its questions now, or the first reply would wait seconds
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         encoder = Encoder.load(product / "memory", device)
