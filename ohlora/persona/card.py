@@ -7,14 +7,16 @@ from collections.abc import Collection
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from ohlora.attributes import Expression
 from ohlora.errors import UserError
-from ohlora.persona.facts import FactFinder
+
+if TYPE_CHECKING:
+    from ohlora.persona.facts import FactFinder
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
@@ -201,6 +203,8 @@ class Card(BaseModel):
 
 @lru_cache(maxsize=8)  # by value: a copy of a card may have other facts
 def _finder(asked: tuple[tuple[str, ...], ...], small_talk: tuple[str, ...]) -> FactFinder:
+    from ohlora.persona.facts import FactFinder  # scikit-learn takes half a second, for who is asked only
+
     return FactFinder(asked, small_talk)
 
 
