@@ -14,12 +14,13 @@ from ohlora.persona.similarity import near_duplicates
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "data/probes"
+UNSEEN = ROOT / "data/unseen_probes"
 TOO_NEAR = 0.85
 
 
-@pytest.fixture(scope="module")
-def probes() -> Probes:
-    return Probes.load(FOLDER)
+@pytest.fixture(scope="module", params=[FOLDER, UNSEEN], ids=lambda folder: folder.name)
+def probes(request: pytest.FixtureRequest) -> Probes:
+    return Probes.load(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,8 @@ def written() -> list[dict]:
     ]
 
 
-def test_enough_is_asked(probes: Probes) -> None:
+def test_enough_is_asked() -> None:
+    probes = Probes.load(FOLDER)
     assert len(probes.facts) >= 160
     kinds = Counter(probe.kind for probe in probes.facts)
     assert min(kinds["paraphrase"], kinds["contradiction"], kinds["trap"]) >= 25

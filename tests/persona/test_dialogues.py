@@ -65,7 +65,7 @@ class TestCommittedRows:
     def test_every_expression_is_well_represented(self, card: Card, rows: list[DialogueRow]) -> None:
         count = Counter(r.expression for r in rows)
         assert set(count) == set(card.expressions)
-        assert min(count.values()) >= 100
+        assert min(count.values()) >= 90
 
     def test_memories_are_read_and_written(self, rows: list[DialogueRow]) -> None:
         assert sum(bool(r.memories_written) for r in rows) >= 110
