@@ -68,7 +68,7 @@ def _test(
         plan = replace(plan, latents=latents)
 
     def progress(items: Iterable[int], description: str, total: int | None) -> Iterator[int]:
-        yield from tqdm(items, desc=description, total=total, disable=None)
+        yield from tqdm(items, desc=description, total=total, mininterval=2.0, dynamic_ncols=True)
 
     name = str(model) if model else "champion"
     examination = examine_face(name, face, found, plan, progress)

@@ -80,7 +80,7 @@ def _test(
         voices["untuned base"] = (next(iter(voices.values()))[0], None)
 
     def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
-        yield from tqdm(items, desc=description, disable=None)
+        yield from tqdm(items, desc=description, mininterval=2.0, dynamic_ncols=True)
 
     plan, results, device = Plan.of(config.voice_test, quick), [], config.runtime.device
     for name, (under, adapter) in voices.items():
