@@ -35,7 +35,7 @@ class FactFinder:
 
     The nearest question alone is misled by what questions share ("… 맞지?"); regression learns which n-grams
     tell facts apart. Of the 179 probes of the voice test, none of which stands in the card nearly word for
-    word, the right fact is first for 79 % (nearest question: 70 %) and among the three for 89 %.
+    word, the right fact is first for 86 % and among the three for 95 %; of 110 unseen ones for 84 % and 92 %.
     """
 
     def __init__(self, asked: Sequence[Sequence[str]], small_talk: Sequence[str] = ()) -> None:
