@@ -238,7 +238,13 @@ class TrainingSet:
         self.boxes = Boxes.measure(portraits.masks)
         self.repainted = repainted
         self.ranges = Ranges.of(self.person)
+        self.device = "cpu"
         self._cache: tuple[int, Tensor, Tensor, Tensor] | None = None
+
+    def to(self, device: str) -> TrainingSet:
+        """Keep the pictures where they are learnt from, and paint the batches there."""
+        self.device, self._cache = device, None
+        return self
 
     @property
     def codes(self) -> int:
@@ -259,14 +265,16 @@ class TrainingSet:
         share of each pixel is background and hair, uint8 [n, 2, r, r] in 255ths.
         """
         if self._cache is None or self._cache[0] != resolution:
-            images = torch.empty(len(self._images), 3, resolution, resolution, dtype=torch.uint8)
-            weights = torch.ones(len(images), 1, resolution, resolution, dtype=torch.float16)
-            areas = torch.empty(len(images), 2, resolution, resolution, dtype=torch.uint8)
-            for start in range(0, len(images), 64):
+            n, device = len(self._images), self.device
+            images = torch.empty(n, 3, resolution, resolution, dtype=torch.uint8, device=device)
+            weights = torch.ones(n, 1, resolution, resolution, dtype=torch.float16, device=device)
+            areas = torch.empty(n, 2, resolution, resolution, dtype=torch.uint8, device=device)
+            for start in range(0, n, 64):
                 part = slice(start, start + 64)
-                full = torch.from_numpy(np.ascontiguousarray(self._images[part])).permute(0, 3, 1, 2).float()
+                full = torch.from_numpy(np.ascontiguousarray(self._images[part])).to(device)
+                full = full.permute(0, 3, 1, 2).float()
                 images[part] = F.interpolate(full, (resolution, resolution), mode="area").round().byte()
-                mask = torch.from_numpy(np.ascontiguousarray(self._masks[part]))
+                mask = torch.from_numpy(np.ascontiguousarray(self._masks[part])).to(device)
                 weight = emphasis(mask)
                 weights[part] = F.interpolate(weight, (resolution, resolution), mode="area").half()
                 area = torch.stack([mask == FaceClass.BACKGROUND, mask == FaceClass.HAIR], 1).float() * 255
@@ -295,7 +303,7 @@ class TrainingSet:
         mirror[:hers] = False
         raw = self.raw[rows].copy()
         images, weights, areas = self.at(resolution)
-        picked = torch.from_numpy(rows)
+        picked = torch.from_numpy(rows).to(self.device)
         image = images[picked].float() / 127.5 - 1
         weight = weights[picked].float()
         kind = rng.random(size)
@@ -305,22 +313,25 @@ class TrainingSet:
             if bottom > top and right > left:
                 raw[i, column] = rng.random()
                 weight[i, :, top:bottom, left:right] = 0
-        for i, portrait in enumerate(rows.tolist()):
-            luck = rng.random(2) < self.repainted
-            for lucky, part, paint in zip(
-                luck, areas[portrait], (repaint_background, repaint_hair), strict=True
-            ):
-                if lucky and (done := paint(image[i], part.float() / 255, raw[i], self.ranges, rng)):
-                    image[i] = done[0]
-                    weight[i, :, done[1]] = 0
+        luck = rng.random((2, size)) < self.repainted
+        for k, paint in enumerate((repaint_background, repaint_hair)):
+            lucky = np.flatnonzero(luck[k])
+            if not len(lucky):
+                continue
+            where = torch.from_numpy(lucky).to(self.device)
+            share, values = areas[picked[where], k].float() / 255, raw[lucky]
+            image[where], outline = paint(image[where], share, values, self.ranges, rng)
+            raw[lucky] = values
+            weight[where] = weight[where].masked_fill(outline[:, None], 0)
         nuisance = self.raw_nuisance[rows]
         flipped = torch.from_numpy(mirror)
-        if flipped.any():
-            image[flipped] = image[flipped].flip(3)
-            weight[flipped] = weight[flipped].flip(3)
+        if mirror.any():
+            turned = flipped.to(self.device)
+            image[turned] = image[turned].flip(3)
+            weight[turned] = weight[turned].flip(3)
             raw[mirror, POSE] *= -1
             nuisance[mirror, NUISANCE_NAMES.index("roll")] *= -1
-        codes = self.code[picked] + len(self.numbers) * flipped
+        codes = self.code[torch.from_numpy(rows)] + len(self.numbers) * flipped
         return Batch(
             image.contiguous(memory_format=torch.channels_last),
             weight,
@@ -332,9 +343,10 @@ class TrainingSet:
         """The held-out portraits of the persona."""
         images, weights, _ = self.at(resolution)
         rows = torch.from_numpy(self.held_rows)
+        there = rows.to(self.device)
         return Batch(
-            images[rows].float() / 127.5 - 1,
-            weights[rows].float(),
+            images[there].float() / 127.5 - 1,
+            weights[there].float(),
             self.code[rows],
             *self.normalisation(
                 torch.from_numpy(self.raw[self.held_rows]),

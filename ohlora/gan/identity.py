@@ -52,11 +52,11 @@ def view(images: Tensor, moves: Tensor | None = None) -> Tensor:
 class IdentityTraining:
     """Cosine softmax over the people, on portraits in other light, place and sharpness."""
 
-    def __init__(self, people: int, seed: int) -> None:
+    def __init__(self, people: int, seed: int, device: str = "cpu") -> None:
         with torch.random.fork_rng(devices=[]):  # layers initialise from the global generator
             torch.manual_seed(seed)
-            self.network = IdentityNetwork()
-            self.people = nn.Parameter(torch.randn(people, EMBEDDING))
+            self.network = IdentityNetwork().to(device)
+            self.people = nn.Parameter(torch.randn(people, EMBEDDING).to(device))
         self.generator = torch.Generator().manual_seed(seed)
         parameters = [*self.network.parameters(), self.people]
         self.optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.02)
@@ -77,16 +77,17 @@ class IdentityTraining:
         n = len(images)
 
         def spread(size: float, *shape: int) -> Tensor:
-            return size * (2 * torch.rand(n, *shape, generator=self.generator) - 1)
+            return size * (2 * torch.rand(n, *shape, generator=self.generator) - 1).to(images.device)
 
         zoom = 1 + spread(0.06)
-        nothing = torch.zeros(n)
+        nothing = images.new_zeros(n)
         moves = torch.stack(
             [torch.stack([zoom, nothing, spread(0.05)], 1), torch.stack([nothing, zoom, spread(0.05)], 1)], 1
         )
         seen = view(images, moves)
         soft = F.avg_pool2d(F.pad(seen, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        seen = torch.lerp(seen, soft, torch.rand(n, 1, 1, 1, generator=self.generator))
+        seen = torch.lerp(seen, soft, torch.rand(n, 1, 1, 1, generator=self.generator).to(images.device))
         seen = seen * (1 + spread(0.15, 1, 1, 1)) + spread(0.12, 1, 1, 1) + spread(0.04, 3, 1, 1)
         noise = torch.randn(seen.shape, generator=self.generator)
-        return seen + 0.06 * torch.rand(n, 1, 1, 1, generator=self.generator) * noise
+        noise *= 0.06 * torch.rand(n, 1, 1, 1, generator=self.generator)
+        return seen + noise.to(images.device)

@@ -35,7 +35,7 @@ def emphasis(masks: Tensor) -> Tensor:
     Returns:
         float32 [n, 1, h, w], 1 where no class asks for more or less.
     """
-    weights = torch.ones(len(masks), 1, *masks.shape[1:])
+    weights = torch.ones(len(masks), 1, *masks.shape[1:], device=masks.device)
     for classes, (weight, growth) in EMPHASIS.items():
         area = torch.zeros_like(weights)
         for face_class in classes:

@@ -22,6 +22,7 @@ HAIR_COLOR, BACKGROUND_MEAN, BACKGROUND_STD = (
 SURE = 0.99  # share of a pixel from which it counts as hair or background
 FEWEST = 24  # sure pixels that a measurement needs
 MOST_HAIR_GAIN = 2.2  # beyond it the noise of dark hair shows
+LEAST_STD = 0.3  # grey levels: a wall flatter than this counts as this flat
 MOST_CONTRAST = 4.0  # of the background against what it was
 EDGE = 0.02  # a pixel whose neighbours differ by more belongs to an outline
 
@@ -43,61 +44,75 @@ class Ranges:
 
 
 def repaint_background(
-    image: Tensor, behind: Tensor, raw: np.ndarray, ranges: Ranges, rng: np.random.Generator
-) -> tuple[Tensor, Tensor] | None:
+    images: Tensor, behind: Tensor, raw: np.ndarray, ranges: Ranges, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
     """Another brightness and contrast of what is behind; `raw` is changed with it.
 
     Args:
-        image: float32 [3, r, r] in [-1, 1].
-        behind: share of background, float32 [r, r].
-        raw: conditions of the portrait, float32 [7].
+        images: float32 [n, 3, r, r] in [-1, 1].
+        behind: share of background, float32 [n, r, r].
+        raw: conditions of the portraits, float32 [n, 7].
         ranges: of the new values.
         rng: all randomness.
 
     Returns:
-        The new image and its outline bool [r, r], on which the old background still shows; None where too
-        little background is seen.
+        The new images and their outlines bool [n, r, r], on which the old background still shows. A portrait
+        with too little background comes back as it was, without an outline.
     """
+    wanted = rng.uniform(*ranges.background_mean, len(raw))
+    low, high = np.log(ranges.background_std)
+    deviation = np.exp(rng.uniform(low, high, len(raw)))
     sure = (behind >= SURE) & (_least(behind) >= SURE)
-    sure[len(sure) // 2 :] = False
-    if int(sure.sum()) < FEWEST:
-        return None
-    mean, std = _measured(image, sure)
-    wanted = rng.uniform(*ranges.background_mean)
-    contrast = min(MOST_CONTRAST, np.exp(rng.uniform(*np.log(ranges.background_std))) / max(std, 0.3))
-    fresh = (wanted / 127.5 - 1) + (image - (mean / 127.5 - 1)) * contrast
-    image = torch.lerp(image, fresh.clamp(-1, 1), behind)
-    new_mean, new_std = _measured(image, sure)
-    raw[BACKGROUND_MEAN] += new_mean - mean
-    raw[BACKGROUND_STD] *= new_std / max(std, 0.3)
-    return image, _outline(behind)
+    sure[:, sure.shape[1] // 2 :] = False
+    mean, std, pixels = _measured(images, sure)
+    contrast = _column(np.minimum(MOST_CONTRAST, deviation / np.maximum(std, LEAST_STD)), images)
+    fresh = _column(wanted / 127.5 - 1, images) + (images - _column(mean / 127.5 - 1, images)) * contrast
+    enough = pixels >= FEWEST
+    images, outline = _painted(images, fresh, behind, enough)
+    new_mean, new_std, _ = _measured(images, sure)
+    raw[enough, BACKGROUND_MEAN] += (new_mean - mean)[enough]
+    raw[enough, BACKGROUND_STD] *= (new_std / np.maximum(std, LEAST_STD))[enough]
+    return images, outline
 
 
 def repaint_hair(
-    image: Tensor, hair: Tensor, raw: np.ndarray, ranges: Ranges, rng: np.random.Generator
-) -> tuple[Tensor, Tensor] | None:
+    images: Tensor, hair: Tensor, raw: np.ndarray, ranges: Ranges, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
     """Lighter or darker hair; as `repaint_background`."""
+    wanted = rng.uniform(*ranges.hair_color, len(raw))
     sure = hair >= SURE
-    if int(sure.sum()) < FEWEST:
-        return None
-    mean, _ = _measured(image, sure)
-    gain = float(
-        np.clip(rng.uniform(*ranges.hair_color) / max(mean, 1.0), 1 / MOST_HAIR_GAIN, MOST_HAIR_GAIN)
-    )
-    image = torch.lerp(image, ((image + 1) * gain - 1).clamp(-1, 1), hair)
-    raw[HAIR_COLOR] *= _measured(image, sure)[0] / max(mean, 1.0)
-    return image, _outline(hair)
+    mean, _, pixels = _measured(images, sure)
+    gain = np.clip(wanted / np.maximum(mean, 1.0), 1 / MOST_HAIR_GAIN, MOST_HAIR_GAIN)
+    enough = pixels >= FEWEST
+    images, outline = _painted(images, (images + 1) * _column(gain, images) - 1, hair, enough)
+    raw[enough, HAIR_COLOR] *= (_measured(images, sure)[0] / np.maximum(mean, 1.0))[enough]
+    return images, outline
 
 
-def _measured(image: Tensor, where: Tensor) -> tuple[float, float]:
-    """Mean and deviation of the brightness in 0..255."""
-    values = image.mean(0)[where]
-    return float((values.mean() + 1) * 127.5), float(values.std(correction=0) * 127.5)
+def _column(values: np.ndarray, like: Tensor) -> Tensor:
+    """float [n] to a tensor [n, 1, 1, 1] that goes with images."""
+    return torch.from_numpy(values.astype(np.float32)).to(like.device)[:, None, None, None]
+
+
+def _painted(images: Tensor, fresh: Tensor, share: Tensor, enough: np.ndarray) -> tuple[Tensor, Tensor]:
+    """`fresh` where `share` says so, in the portraits that have `enough` of it, bool [n]; and its outline."""
+    chosen = torch.from_numpy(enough).to(images.device)[:, None, None]
+    return torch.lerp(images, fresh.clamp(-1, 1), (share * chosen)[:, None]), _outline(share) & chosen
+
+
+def _measured(images: Tensor, where: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and deviation of the brightness in 0..255, and the number of pixels: float64 [n] each."""
+    grey = (images.mean(1) + 1) * 127.5
+    pixels = where.sum((1, 2))
+    mean = (grey * where).sum((1, 2)) / pixels.clamp_min(1)
+    variance = ((grey - mean[:, None, None]).square() * where).sum((1, 2)) / pixels.clamp_min(1)
+    found = torch.stack([mean, variance.sqrt(), pixels.float()]).cpu().double().numpy()
+    return found[0], found[1], found[2]
 
 
 def _least(share: Tensor) -> Tensor:
-    return -F.max_pool2d(-share[None, None], 3, 1, 1)[0, 0]
+    return -F.max_pool2d(-share[:, None], 3, 1, 1)[:, 0]
 
 
 def _outline(share: Tensor) -> Tensor:
-    return F.max_pool2d(share[None, None], 3, 1, 1)[0, 0] - _least(share) > EDGE
+    return F.max_pool2d(share[:, None], 3, 1, 1)[:, 0] - _least(share) > EDGE

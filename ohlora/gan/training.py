@@ -45,7 +45,6 @@ LOG_EVERY = 20  # steps between points of a curve
 PEOPLE_EVERY = 100  # steps after which the distribution of people is fitted anew
 R1_EVERY, R1_WEIGHT = 8, 2.0  # steps; gamma of the gradient penalty
 DISCRIMINATOR_RATE = 1e-3
-FAKES = 4  # redrawn portraits that the discriminator sees beside the sampled people
 IDENTITY_STEPS, IDENTITY_BATCH, IDENTITY_RESOLUTION = 300, 48, 128
 
 
@@ -87,7 +86,7 @@ class Distillation:
     def __init__(
         self, config: FaceConfig, data: TrainingSet, device: Device, guide: Guide | None = None
     ) -> None:
-        self.config, self.data, self.device = config, data, device
+        self.config, self.data, self.device = config, data.to(device.name), device
         self.guide = guide.to(device.name) if guide else None
         # torch's layers draw their weights from the global generator: seed it inside, leave it outside as it
         # was
@@ -179,7 +178,8 @@ class Distillation:
                 loss = loss + sum(getattr(config, name) * part for name, part in guided.items())
                 parts |= guided
             if self.discriminator and step >= config.adversarial_from * config.steps:
-                fake = output[:FAKES] if sampled is None else torch.cat([sampled, output[-FAKES:]])
+                redrawn = output[len(output) // 2 :]
+                fake = redrawn if sampled is None else torch.cat([sampled, redrawn])
                 parts["discriminator"] = self._train_discriminator(target[-len(fake) :], fake.detach())
                 parts["adversarial"] = generator_loss(self.discriminator(fake))
                 loss = loss + config.adversarial * parts["adversarial"]
@@ -190,10 +190,11 @@ class Distillation:
         self.step_number += 1
         decay = min(config.ema, (step + 1) / (step + 10))
         with torch.no_grad():
-            for old, new in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-                old.lerp_(new, 1 - decay)
-        curves = {name: float(part.detach()) for name, part in parts.items()}
-        return curves | {"gradient_norm": float(norm), "learning_rate": rate}
+            old: list[Tensor] = list(self.average.parameters())
+            torch._foreach_lerp_(old, list(self.generator.parameters()), 1 - decay)
+        # read together: a GPU is waited for once a step
+        curves = torch.stack([*(part.detach() for part in parts.values()), norm]).tolist()
+        return dict(zip([*parts, "gradient_norm"], curves, strict=True)) | {"learning_rate": rate}
 
     def people(self) -> People:
         """The people as their latents are now."""
@@ -221,10 +222,11 @@ class Distillation:
             size = self.resolution(self.step_number)
             images = self.generator(z.to(name), normal.to(name), size, nuisance.to(name)).float()
         first, second = images.chunk(2)
-        parts = {
-            "obedience": self.guide.obedience(images, wanted.to(name)),
-            "same_person": self.guide.strangeness(first, second),
-        }
+        parts: dict[str, Tensor] = {}
+        if self.config.obedience:
+            parts["obedience"] = self.guide.obedience(images, wanted.to(name))
+        if self.config.same_person:
+            parts["same_person"] = self.guide.strangeness(first, second)
         still = pairs.still.to(name)
         if still.any():
             parts["same_place"] = outside_change(first[still], second[still])
@@ -254,9 +256,8 @@ class Distillation:
         batch = self.data.judged(self.resolution(self.step_number - 1))
         if not len(batch.codes):
             return {}
-        output = (
-            self._draw(self.average, self.codes[batch.codes.to(self.device.name)], batch).clamp(-1, 1).cpu()
-        )
+        codes = self.codes[batch.codes.to(self.device.name)]
+        output = self._draw(self.average, codes, batch).clamp(-1, 1)
         return {
             "held_out_psnr": float(psnr(output, batch.images).mean()),
             "held_out_l1": float((output - batch.images).abs().mean() * 127.5),
@@ -331,14 +332,15 @@ def _restore(optimizer: torch.optim.Optimizer, stored: dict[str, Tensor]) -> Non
 
 def train_identity(data: TrainingSet, seed: int, journal: Journal) -> IdentityNetwork:
     """A network that tells the people of a training set apart."""
-    training = IdentityTraining(len(data.numbers), seed)
+    training = IdentityTraining(len(data.numbers), seed, data.device)
     images = data.at(min(IDENTITY_RESOLUTION, data.full_resolution))[0]
     rng = np.random.default_rng([seed, 2])
     for _ in journal.progress(range(IDENTITY_STEPS), "face: telling people apart"):
         # people first: Oh-LoRA has more portraits than anybody
         people = rng.integers(len(data.numbers), size=IDENTITY_BATCH)
         rows = torch.from_numpy(np.array([rng.choice(data.rows_of(int(person))) for person in people]))
-        training.step(images[rows].float() / 127.5 - 1, torch.from_numpy(people))
+        seen = images[rows.to(data.device)].float() / 127.5 - 1
+        training.step(seen, torch.from_numpy(people).to(data.device))
     return training.network.eval()
 
 

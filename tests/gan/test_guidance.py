@@ -139,7 +139,9 @@ def data(portraits: Portraits) -> TrainingSet:
 def test_a_guided_and_sharpened_training_resumes_exactly(
     data: TrainingSet, tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
-    config = tiny(steps=4, batch_size=2, adversarial=0.1, adversarial_from=0.0, pairs=2).face
+    config = tiny(
+        steps=4, batch_size=2, adversarial=0.1, adversarial_from=0.0, pairs=2, obedience=0.1, same_person=0.1
+    ).face
     straight, killed, resumed = (Distillation(config, data, CPU, guide()) for _ in range(3))
     curves = [straight.step() for _ in range(4)][-1]
     assert {"loss", "features", "obedience", "same_person", "adversarial", "discriminator"} <= set(curves)
