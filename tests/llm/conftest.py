@@ -85,6 +85,7 @@ def real_dialogues(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = {"persona": ROOT / "data" / "persona"}
     config = tiny_config(
         "persona.limit=32",
+        "persona.years_ahead=0.0",
         f"persona.card={ROOT / 'data/persona/ohlora.yaml'}",
         f"persona.dialogues={ROOT / 'data/persona/dialogues.jsonl'}",
     )
