@@ -221,7 +221,9 @@ class PersonaChecks(Section):
 class PersonaConfig(Section):
     card: str = Field("data/persona/ohlora.yaml", description="character card: who she is")
     dialogues: str = Field("data/persona/dialogues.jsonl", description="dialogue rows")
-    limit: int = Field(0, ge=0, description="take only N training rows; 0 takes all")
+    limit: int = Field(
+        0, ge=0, description="take only N training rows, copies on other days aside; 0 takes all"
+    )
     history: Fraction = Field(0.25, description="share of training rows that get an unrelated earlier turn")
     today: date | Literal["auto"] = Field(
         "auto", description="the day of the rows, for age and school year: a date, or auto for today's"
