@@ -46,6 +46,7 @@ class CorpusConfig(Section):
     sample: str = Field("data/portraits", description="folder of the committed portraits")
     limit: int = Field(0, ge=0, description="take only N of the sample portraits, spread evenly; 0 takes all")
     render: int = Field(0, ge=0, description="render N more portraits of new people")
+    women_only: bool = Field(False, description="render no men: the face learns from women alone")
     render_persona: int = Field(0, ge=0, description="render N more portraits of Oh-LoRA")
     look: str = Field("data/persona/look.yaml", description="how Oh-LoRA looks")
     seed: int = Field(1, ge=0, description="first seed of the rendered portraits")
@@ -164,7 +165,9 @@ class FaceConfig(Section):
     edges: float = Field(1.0, ge=0, description="weight of gradients against colours in the loss")
     start: str = Field("data/starters/face", description="face model to continue from; empty: from scratch")
     continued_speed: Rate = Field(0.2, description="learning rate of a continued model, times learning_rate")
-    latent_spread: Annotated[float, Field(gt=0)] = Field(0.5, description="deviation of the first latents")
+    latent_spread: Annotated[float, Field(gt=0)] = Field(
+        0.5, description="deviation of the first latents, which are principal components of people's looks"
+    )
     latent_speed: Annotated[float, Field(gt=0)] = Field(
         0.3, description="learning rate of latents, times the rest's"
     )
@@ -186,6 +189,9 @@ class FaceConfig(Section):
         0.0, ge=0, description="weight of their identity across expressions; 0.2 painted marks for it"
     )
     same_place: float = Field(1.0, ge=0, description="weight of what changes outside the face with it")
+    colours: float = Field(
+        0.0, ge=0, description="weight of their hair's and background's brightness, measured under a mask"
+    )
     adversarial: float = Field(0.0, ge=0, description="weight of the patch discriminator; 0 trains none")
     adversarial_from: Fraction = Field(0.5, description="share of the steps after which it joins in")
     seed: int = 0

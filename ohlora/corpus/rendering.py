@@ -151,6 +151,7 @@ def rendered_jobs(
     sets: int = 0,
     attributes: Sequence[str] = (),
     steps: int = 5,
+    women_only: bool = False,
 ) -> list[Job]:
     """`count` portraits of new people with seeds from `seed` on, four of each, and their counterfactual sets.
 
@@ -161,16 +162,22 @@ def rendered_jobs(
         sets: how many of the people, from the first on, get sets besides.
         attributes: what the sets sweep.
         steps: members of a set.
+        women_only: skip the seeds that draw a man.
 
     Raises:
         ValueError: an attribute cannot be swept, or there are too few steps.
     """
-    people = range(seed, seed + -(-count // MOMENTS))
+    seeds = (s for s in itertools.count(seed) if not women_only or _draws_a_woman(s))
+    people = list(itertools.islice(seeds, -(-count // MOMENTS)))
     portraits = [person_jobs(s, FIRST_RENDERED_IDENTITY + s, "rendered", defects=defects) for s in people]
     jobs = list(itertools.chain.from_iterable(portraits))[:count]
     for s in people[:sets]:
         jobs += person_set_jobs(s, FIRST_RENDERED_IDENTITY + s, "rendered", attributes, steps)
     return jobs
+
+
+def _draws_a_woman(seed: int) -> bool:
+    return sample_look(np.random.default_rng([seed, 0])).female == 1.0
 
 
 def traits(look: Look) -> dict[str, float]:

@@ -176,6 +176,7 @@ def jobs_of(settings: CorpusConfig, look: Path) -> list[Job]:
         settings.counterfactual_sets,
         settings.swept,
         settings.sweep_steps,
+        settings.women_only,
     )
     if settings.render_persona:
         try:

@@ -28,6 +28,7 @@ from ohlora.gan.repaint import Ranges, repaint_background, repaint_hair
 PERSONA = 0  # identity number of Oh-LoRA in a corpus
 EYES, MOUTH, POSE = (CONDITION_NAMES.index(name) for name in ("eyes", "mouth", "pose"))
 MOVING = 3  # eyes, mouth and pose come first and vary; the other conditions belong to a person
+LOOK_RESOLUTION = 16  # of the pictures whose components are the first latents
 HELD_OUT = 0.1  # share of the persona's portraits that judge the generator
 
 Labels = Literal["truth", "network", "formulas"]
@@ -281,6 +282,35 @@ class TrainingSet:
                 areas[part] = F.interpolate(area, (resolution, resolution), mode="area").round().byte()
             self._cache = (resolution, images, weights, areas)
         return self._cache[1:]
+
+    def looks(self) -> Tensor:
+        """How each person and each mirror image looks, beside what the conditions say: float32 [2k, d].
+
+        The mean of a person's small pictures, after a regression (least squares on the conditions and their
+        squares, each person with the same weight) has taken out what comes from expression, pose, hair
+        colour and length, and the background's brightness.
+        """
+        pixels = self.at(min(LOOK_RESOLUTION, self.full_resolution))[0][torch.from_numpy(self.rows)]
+        pictures = pixels.float().cpu() / 127.5 - 1
+        person = self.code[torch.from_numpy(self.rows)]
+        raw, nuisance = self.raw[self.rows].copy(), self.raw_nuisance[self.rows].copy()
+        seen = []
+        for mirrored in (False, True):
+            if mirrored:
+                raw[:, POSE] *= -1
+                nuisance[:, NUISANCE_NAMES.index("roll")] *= -1
+            known = torch.cat(self.normalisation(torch.from_numpy(raw), torch.from_numpy(nuisance)), 1)
+            told = torch.cat([torch.ones(len(known), 1), known, known.square()], 1)
+            seen.append(
+                (told, pictures.flip(3) if mirrored else pictures, person + mirrored * len(self.numbers))
+            )
+        told, shown, owner = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        shown = shown.flatten(1)
+        count = torch.bincount(owner, minlength=self.codes).float()
+        weight = count[owner].rsqrt()[:, None]  # squared, it sums to 1 for each person
+        explained = torch.linalg.lstsq(told * weight, shown * weight, driver="gelsd").solution
+        rest = shown - told @ explained
+        return torch.zeros(self.codes, rest.shape[1]).index_add_(0, owner, rest) / count[:, None]
 
     def batch(self, step: int, size: int, resolution: int, seed: int, swap: float = 0.5) -> Batch:
         """The batch of a step: a function of its arguments, so that a resumed training sees the same.

@@ -5,6 +5,8 @@ person and colours with two expressions, and three networks or rules look at the
 - the property network reads the conditions off the picture, and they must be those that were asked for (the
   original's second fine-tuning, with the network in `eval()` and never the one that judges);
 - the identity network must see the same person in both;
+- hair and background must be as bright, and the background as uneven, as was asked: arithmetic on the pixels
+  under the property network's masks. The masks carry no gradient, so that a picture cannot talk them round;
 - where only eyes and mouth differ, all pixels outside of the face must not.
 On pictures of known people, features of the property network's trunk, which learned to paint masks, say
 whether outlines are where the render has them.
@@ -21,8 +23,9 @@ from torch.nn import functional as F
 
 from ohlora.attributes import CONDITION_NAMES
 from ohlora.gan.identity import IdentityNetwork
-from ohlora.labeling.property_network import FINE, PropertyNetwork
+from ohlora.labeling.property_network import FINE, PropertyNetwork, compute
 
+COLOURS = ("hair_color", "background_mean", "background_std")
 MOVING = 3  # eyes, mouth and pose come first
 YAW = 30.0  # degrees; what training portraits have
 INNER = (0.14, 0.2, 0.86, 1.0)  # left, top, right, bottom: where eyes and mouth of any head may be
@@ -72,6 +75,18 @@ class Guide:
         """Smooth L1 between what pictures [n, 3, r, r] show and raw conditions [n, 7], in deviations."""
         values = self.properties(self._sized(images)).values
         return F.smooth_l1_loss(values, (wanted - self.mean) / self.deviation, beta=0.3)
+
+    def colours(self, images: Tensor, wanted: Tensor) -> Tensor:
+        """Smooth L1 of the `COLOURS` of pictures [n, 3, r, r] and raw conditions [n, 7], in deviations."""
+        pixels = self._sized(images)
+        with torch.no_grad():
+            answer = self.properties(pixels)
+        computed = compute(pixels, answer.logits.softmax(1), answer.behind.sigmoid())[0]
+        shown = torch.stack([computed[name] for name in COLOURS], 1)
+        columns = [CONDITION_NAMES.index(name) for name in COLOURS]
+        return F.smooth_l1_loss(
+            shown / self.deviation[columns], wanted[:, columns] / self.deviation[columns], beta=0.3
+        )
 
     def strangeness(self, images: Tensor, others: Tensor) -> Tensor:
         """One minus the cosine between the identities of pictures, mean over pairs."""

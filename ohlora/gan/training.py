@@ -1,8 +1,9 @@
 """The face stage: distil portraits into a generator that can be told how to look.
 
-Each person has a learned latent (GLO, Bojanowski et al. 2018, arXiv:1707.05776), each portrait its
-conditions; the generator learns to redraw the portraits from both. `guidance` holds sampled people to what
-was asked for and to themselves, and in the end a patch discriminator may sharpen what pairs leave soft.
+Each person has a learned latent (GLO, Bojanowski et al. 2018, arXiv:1707.05776), which starts as principal
+components of how she looks, and each portrait its conditions; the generator learns to redraw the portraits
+from both. `guidance` holds sampled people to what was asked for and to themselves, and in the end a patch
+discriminator may sharpen what pairs leave soft.
 
 Notable:
 - The picture grows: most steps run at half the resolution, the last ones at the full one.
@@ -42,6 +43,7 @@ from ohlora.labeling.properties import Properties
 from ohlora.stage import Journal, Report
 
 LOG_EVERY = 20  # steps between points of a curve
+LATENT_NOISE = 0.1  # of the first latents, times their spread
 PEOPLE_EVERY = 100  # steps after which the distribution of people is fitted anew
 R1_EVERY, R1_WEIGHT = 8, 2.0  # steps; gamma of the gradient penalty
 DISCRIMINATOR_RATE = 1e-3
@@ -66,6 +68,30 @@ class Device:
         # measured: without AMX, bfloat16 convolutions of these shapes are slower than float32 ones
         fast = name == "cuda" or torch.cpu._is_amx_tile_supported()
         return cls(name, torch.bfloat16 if fast else torch.float32)
+
+
+def first_latents(looks: Tensor, length: int, spread: float) -> Tensor:
+    """Latents in which people who look alike are neighbours: principal components (GLO, section 3.2).
+
+    From random ones every person is as far from every other, and between them there is nobody but the
+    average. Components are scaled by the root of their deviation, so that the first few do not drown the
+    others; a little noise tells apart who looks the same.
+
+    Args:
+        looks: of each person, float32 [n, d].
+        length: of a latent.
+        spread: deviation of a latent's numbers.
+
+    Returns:
+        float32 [n, length].
+    """
+    offset = looks - looks.mean(0)
+    u, s, _ = torch.linalg.svd(offset, full_matrices=False)
+    kept = min(length, len(s))
+    latents = torch.zeros(len(looks), length)
+    latents[:, :kept] = u[:, :kept] * s[:kept].sqrt()
+    latents = latents * (spread / latents.square().mean().sqrt().clamp_min(1e-8))
+    return latents + LATENT_NOISE * spread * torch.randn(latents.shape)
 
 
 def generator_config(config: FaceConfig) -> GeneratorConfig:
@@ -93,7 +119,7 @@ class Distillation:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             generator = Generator(generator_config(config))
-            codes = config.latent_spread * torch.randn(data.codes, config.z_dim)
+            codes = first_latents(data.looks(), config.z_dim, config.latent_spread)
             discriminator = Discriminator() if config.adversarial else None
         self.generator = generator.to(device.name).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
@@ -225,6 +251,8 @@ class Distillation:
         parts: dict[str, Tensor] = {}
         if self.config.obedience:
             parts["obedience"] = self.guide.obedience(images, wanted.to(name))
+        if self.config.colours:
+            parts["colours"] = self.guide.colours(images, wanted.to(name))
         if self.config.same_person:
             parts["same_person"] = self.guide.strangeness(first, second)
         still = pairs.still.to(name)

@@ -63,6 +63,16 @@ def test_persons_keep_their_look_and_change_their_moment() -> None:
     assert rendered_jobs(7, 6)[4:] == rendered_jobs(8, 4)[:2]
 
 
+def test_men_are_skipped_where_only_women_are_wanted() -> None:
+    jobs = rendered_jobs(7, 24, sets=2, attributes=["eyes"], steps=2, women_only=True)
+    assert all(job.parameters.look.female == 1 for job in jobs)
+    assert len({job.identity for job in jobs}) == 6
+    everybody = rendered_jobs(7, 80)
+    women = [job for job in everybody if job.parameters.look.female == 1]
+    assert len(women) < len(everybody)
+    assert jobs[:24] == women[:24]  # the same people as without the setting
+
+
 def test_hair_does_not_follow_gender() -> None:
     looks = [sample_parameters(seed).look for seed in range(600)]
     female = np.array([look.female for look in looks])

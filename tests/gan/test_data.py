@@ -20,6 +20,7 @@ from ohlora.gan.data import (
     kept_of,
     persona_identity,
 )
+from tests.gan.conftest import toy_portraits
 
 
 @pytest.fixture
@@ -178,3 +179,15 @@ def test_a_mask_without_a_face_has_no_free_area() -> None:
     boxes = Boxes.measure(np.zeros((1, 64, 64), np.uint8))
     assert boxes.eyes.abs().sum() == 0
     assert boxes.mouth.abs().sum() == 0
+
+
+def test_looks_tell_people_apart_by_what_no_condition_says() -> None:
+    portraits = toy_portraits(hers=40, people=60, each=5)
+    data = TrainingSet(portraits, conditions_of(portraits, None, "truth"), 0.4)
+    looks = data.looks()
+    half = len(data.numbers)
+    assert looks.shape == (2 * half, 3 * 16 * 16)
+    skin = torch.from_numpy(np.stack([portraits.images[data.rows_of(k)[0], 22, 32] for k in range(half)]))
+    shown = torch.cdist(looks[:half], looks[:half]).flatten()
+    true = torch.cdist(skin.float(), skin.float()).flatten()
+    assert torch.corrcoef(torch.stack([shown, true]))[0, 1] > 0.8

@@ -14,11 +14,11 @@ from ohlora.corpus import Portraits
 from ohlora.gan.data import TrainingSet, conditions_of
 from ohlora.gan.discriminator import Discriminator, discriminator_loss, generator_loss, r1_penalty
 from ohlora.gan.face import Face, load_identity, save_face
-from ohlora.gan.guidance import INNER, Guide, draw_pairs, outside_change
+from ohlora.gan.guidance import COLOURS, INNER, Guide, draw_pairs, outside_change
 from ohlora.gan.identity import IdentityNetwork, IdentityTraining, view
 from ohlora.gan.training import Device, Distillation
 from ohlora.labeling.property_data import DEFAULT_BOXES
-from ohlora.labeling.property_network import PropertyNetwork
+from ohlora.labeling.property_network import PropertyNetwork, compute
 
 CPU = Device("cpu", torch.float32)
 
@@ -52,6 +52,27 @@ def test_obedience_is_zero_for_what_the_network_reads_and_grows_with_the_distanc
     near, far = one.obedience(images, read + 0.1), one.obedience(images, read + 1)
     assert 0 < near < far
     assert far == pytest.approx(1 / 0.25 - 0.15)  # smooth L1 beyond beta .3, in deviations of .25
+
+
+def test_colours_are_measured_and_pull_the_picture_not_the_mask() -> None:
+    one, images = guide(), noise(3, 3, 64, 64).requires_grad_(True)
+    with torch.no_grad():
+        answer = one.properties(images)
+    computed = compute(images.detach(), answer.logits.softmax(1), answer.behind.sigmoid())[0]
+    wanted = torch.zeros(3, len(CONDITION_NAMES))
+    for name in COLOURS:
+        wanted[:, CONDITION_NAMES.index(name)] = computed[name]
+    assert one.colours(images, wanted).item() == pytest.approx(0, abs=1e-6)
+    column = CONDITION_NAMES.index("background_mean")
+    wanted[:, column] += 60
+    loss = one.colours(images, wanted)
+    loss.backward()
+    assert images.grad is not None
+    with torch.no_grad():  # a step down the gradient makes the background brighter, as was asked
+        brighter = compute(images - images.grad, answer.logits.softmax(1), answer.behind.sigmoid())[0][
+            "background_mean"
+        ]
+    assert (brighter > computed["background_mean"]).all()
 
 
 def test_gradients_reach_the_picture_and_never_the_networks() -> None:

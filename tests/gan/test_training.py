@@ -9,7 +9,7 @@ from ohlora.config import Config
 from ohlora.corpus import Portraits
 from ohlora.gan.data import EYES, POSE, TrainingSet, conditions_of
 from ohlora.gan.face import Face, fit_people, save_face
-from ohlora.gan.training import Device, Distillation, fingerprint, run_distillation
+from ohlora.gan.training import Device, Distillation, fingerprint, first_latents, run_distillation
 from ohlora.stage import Journal
 
 CPU = Device("cpu", torch.float32)
@@ -61,6 +61,19 @@ def test_same_seed_same_training(data: TrainingSet, tiny: Callable[..., Config])
     losses = [[run.step()["loss"] for _ in range(2)] for run in runs]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0] != pytest.approx(losses[2], rel=1e-4)
+
+
+def test_people_who_look_alike_start_as_neighbours() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        kinds = 3 * torch.randn(5, 40)
+        looks = kinds.repeat_interleave(4, 0) + 0.1 * torch.randn(20, 40)
+        latents = first_latents(looks, 16, 0.5)
+        assert first_latents(looks[:3], 16, 0.5).shape == (3, 16)  # fewer people than numbers in a latent
+    assert latents.shape == (20, 16)
+    assert float(latents.square().mean().sqrt()) == pytest.approx(0.5, rel=0.05)
+    nearest = torch.cdist(latents, latents).fill_diagonal_(torch.inf).argmin(1)
+    assert torch.equal(nearest // 4, torch.arange(20) // 4)
 
 
 def test_making_a_distillation_leaves_the_global_generator_alone(
