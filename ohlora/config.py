@@ -62,6 +62,9 @@ class CorpusConfig(Section):
     samples_per_pixel: Positive = 4
     resolution: Literal[64, 128, 256] = 256
     test_fraction: Fraction = Field(0.3, description="share of identities held out from every training")
+    rendered_test_fraction: Fraction = Field(
+        0.3, description="the same of the people rendered beside the sample, which has its own held out"
+    )
 
 
 class LabelingConfig(Section):

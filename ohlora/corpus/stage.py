@@ -198,7 +198,7 @@ def jobs_of(settings: CorpusConfig, look: Path) -> list[Job]:
 
 def _render(config: Config, jobs: list[Job], journal: Journal) -> pa.Table:
     settings = config.corpus
-    size = Settings(settings.resolution, settings.samples_per_pixel, settings.test_fraction)
+    size = Settings(settings.resolution, settings.samples_per_pixel, settings.rendered_test_fraction)
     processes = config.runtime.threads or len(os.sched_getaffinity(0))
     chunks: dict[int, pa.Table] = {}
     results = render_cached(jobs, size, Path(config.state) / RENDER_CACHE, processes)
@@ -209,7 +209,7 @@ def _render(config: Config, jobs: list[Job], journal: Journal) -> pa.Table:
         chunks[number] = rows
         journal.log(done + 1, rendered=float(sum(t.num_rows for t in chunks.values())))
     rendered = pa.concat_tables([chunks[number] for number in sorted(chunks)])
-    return with_splits(rendered, settings.test_fraction)
+    return with_splits(rendered, settings.rendered_test_fraction)
 
 
 def _report(table: pa.Table, sampled: int, plotted: bool) -> Report:

@@ -132,6 +132,19 @@ def test_rendered_portraits_join_the_sample(tmp_path: Path, monkeypatch: pytest.
     assert set(portraits.identity[120:]) == {100_050, 100_051}
 
 
+def test_rendered_people_are_held_out_in_their_own_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "render_portrait", fake_portrait)
+    for fraction, split in (("0.0", "train"), ("1.0", "test")):
+        _, output = run_stage(
+            tmp_path / split, "corpus.render=8", f"corpus.rendered_test_fraction={fraction}"
+        )
+        portraits = Portraits.load(output)
+        assert set(portraits.split[120:]) == {split}
+        assert set(portraits.split[:120]) == {"train", "test"}  # the sample's people stay where they were
+
+
 def test_sets_defects_and_her_own_portraits_are_rendered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
