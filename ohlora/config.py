@@ -179,6 +179,9 @@ class FaceConfig(Section):
     )
     latent_prior: float = Field(0.01, ge=0, description="weight of the squared latents in the loss")
     truncation: float = Field(1.0, ge=0, le=1, description="psi of sampled people: 0 average, 1 full variety")
+    novelty: Fraction = Field(
+        0.5, description="how far sampled people are from known ones: 0 not at all, 1 independent of them"
+    )
     repainted: Fraction = Field(
         0.25, description="share of portraits shown before another background, and with other hair"
     )

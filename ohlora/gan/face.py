@@ -1,12 +1,13 @@
 """A trained face: the generator, the people it knows and how to draw new ones.
 
-A person is a latent. The latents of the corpus's people are learned with the generator; a Gaussian over them,
+A person is a latent. The latents of the corpus's people are learned with the generator; a density over them,
 together with what belongs to each person (hair, background), says what new people are like. Oh-LoRA's latent
 is stored, so that a face model is hers without any file beside it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ class People:
     regression: Tensor  # from a latent's offset to standardised person conditions, float32 [z, 4]
     persona: int  # row of Oh-LoRA
 
+    @property
+    def others(self) -> Tensor:
+        """Latents of everybody but Oh-LoRA, and of their mirror images; hers if there is nobody else."""
+        return others_of(torch.cat([self.latents, self.mirrored]), self.persona)
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the persona's row, as it is stored."""
         names = [name for name in self.__dataclass_fields__ if name not in ("persona", "normalisation")]
@@ -60,6 +66,39 @@ class People:
         own = {name: tensors[name] for name in Normalisation.__dataclass_fields__}
         rest = {name: tensor for name, tensor in tensors.items() if name not in own}
         return cls(**rest, normalisation=Normalisation(**own), persona=persona)
+
+
+def others_of(codes: Tensor, persona: int) -> Tensor:
+    """Of latents [2k, z], of people and their mirror images: those of others than row `persona` of each."""
+    half = len(codes) // 2
+    if half == 1:
+        return codes
+    row = torch.arange(len(codes), device=codes.device) % half
+    return codes[row != persona]
+
+
+def new_people(
+    mean: Tensor, factor: Tensor, known: Tensor, picked: Tensor, noise: Tensor, novelty: float
+) -> Tensor:
+    """Latents of new people: a known one each, moved towards the mean and away in a random direction.
+
+    A smoothed bootstrap (Silverman and Young 1987): whatever `novelty` is, mean and covariance are those of
+    the known people. At 1 this is the Gaussian, in 64 dimensions a shell on which nobody lives and all
+    look alike; at 0 it is the known people themselves.
+
+    Args:
+        mean: of the people, float32 [z].
+        factor: Cholesky factor of their covariance, float32 [z, z].
+        known: latents to start from, float32 [k, z].
+        picked: rows of `known`, int64 [n].
+        noise: standard normal, float32 [n, z].
+        novelty: share of the deviation that is new, 0..1.
+
+    Returns:
+        float32 [n, z].
+    """
+    old = torch.lerp(mean.expand_as(known[picked]), known[picked], math.sqrt(1 - novelty**2))
+    return old + novelty * noise @ factor.t()
 
 
 def fit_people(
@@ -120,11 +159,19 @@ def fit_people(
 class Face:
     """Draws Oh-LoRA, other known people and new ones under any expression."""
 
-    def __init__(self, generator: Generator, people: People, manifest: Manifest, truncation: float) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        people: People,
+        manifest: Manifest,
+        truncation: float,
+        novelty: float = 1.0,
+    ) -> None:
         self.generator = generator.freeze()
         self.people = people
         self.manifest = manifest
         self.truncation = truncation
+        self.novelty = novelty
         self.device = next(generator.parameters()).device
 
     @classmethod
@@ -145,12 +192,13 @@ class Face:
             generator.load_state_dict(_floats(load_file(folder / GENERATOR)))
             people = People.of(load_file(folder / PEOPLE), int(manifest.settings["persona"]))
             truncation = float(manifest.settings["truncation"])
+            novelty = float(manifest.settings.get("novelty", 1.0))  # models of before have a Gaussian
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"{folder} does not fit its settings: {error}") from error
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         generator = generator.to(device).to(memory_format=torch.channels_last)
-        return cls(generator, people, manifest, truncation)
+        return cls(generator, people, manifest, truncation, novelty)
 
     @property
     def persona_latent(self) -> Tensor:
@@ -170,8 +218,12 @@ class Face:
             float32 [z].
         """
         psi = self.truncation if truncation is None else truncation
-        noise = torch.randn(len(self.people.latent_mean), generator=torch.Generator().manual_seed(seed))
-        return self.people.latent_mean + psi * (self.people.latent_factor @ noise)
+        people, random = self.people, torch.Generator().manual_seed(seed)
+        noise = torch.randn(1, len(people.latent_mean), generator=random)
+        known = people.others
+        picked = torch.randint(len(known), (1,), generator=random)
+        new = new_people(people.latent_mean, people.latent_factor, known, picked, noise, self.novelty)[0]
+        return torch.lerp(people.latent_mean, new, psi)
 
     def conditions(self, expression: Expression, latent: Tensor | None = None) -> Tensor:
         """Raw conditions of a person under an expression, float32 [7] in the order of `CONDITION_NAMES`.
@@ -257,6 +309,7 @@ def save_face(
     truncation: float,
     provenance: dict[str, Any],
     identity: IdentityNetwork | None = None,
+    novelty: float = 1.0,
 ) -> Manifest:
     """Write a model folder; weights are stored as float16.
 
@@ -269,7 +322,12 @@ def save_face(
     if identity is not None:
         _save_half(identity, folder / IDENTITY)
         files.append(IDENTITY)
-    settings = {"generator": asdict(generator.config), "persona": people.persona, "truncation": truncation}
+    settings = {
+        "generator": asdict(generator.config),
+        "persona": people.persona,
+        "truncation": truncation,
+        "novelty": novelty,
+    }
     return write_manifest(folder, KIND, files=files, settings=settings, provenance=provenance)
 
 

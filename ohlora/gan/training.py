@@ -33,7 +33,7 @@ from ohlora.config import Config, FaceConfig, state_dir
 from ohlora.corpus import Portraits
 from ohlora.gan.data import MOVING, Batch, TrainingSet, conditions_of, kept_of
 from ohlora.gan.discriminator import Discriminator, discriminator_loss, generator_loss, r1_penalty
-from ohlora.gan.face import Face, People, fit_people, load_identity, save_face
+from ohlora.gan.face import Face, People, fit_people, load_identity, new_people, others_of, save_face
 from ohlora.gan.guidance import Guide, draw_pairs, outside_change
 from ohlora.gan.identity import IdentityNetwork, IdentityTraining
 from ohlora.gan.losses import psnr, reconstruction
@@ -239,7 +239,9 @@ class Distillation:
             self.sampler = people.latent_mean, people.latent_factor
         mean, factor = self.sampler
         noise = torch.from_numpy(rng.standard_normal((self.config.pairs, self.config.z_dim), np.float32))
-        z = (mean + noise @ factor.t()).repeat(2, 1)
+        known = others_of(self.codes.detach().cpu(), data.persona)
+        picked = torch.from_numpy(rng.integers(len(known), size=self.config.pairs))
+        z = new_people(mean, factor, known, picked, noise, self.config.novelty).repeat(2, 1)
         low, high = np.percentile(data.person[:, MOVING:], [5, 95], axis=0)
         pairs = draw_pairs(self.config.pairs, low, high, rng)
         wanted = torch.cat([pairs.first, pairs.second])
@@ -457,7 +459,15 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
         "labels": config.face.labels,
         "licence": "Apache-2.0",
     }
-    save_face(folder, distillation.average.cpu(), people, config.face.truncation, provenance, identity)
+    save_face(
+        folder,
+        distillation.average.cpu(),
+        people,
+        config.face.truncation,
+        provenance,
+        identity,
+        config.face.novelty,
+    )
     face = Face.load(folder)
     save_sheet(face, folder / "sheet.png")
     save_held_out(face, data, portraits, folder / "held_out.png")

@@ -11,7 +11,7 @@ from ohlora.config import Config
 from ohlora.corpus import Portraits
 from ohlora.gan import Face
 from ohlora.gan.data import TrainingSet, conditions_of
-from ohlora.gan.face import fit_people, save_face
+from ohlora.gan.face import fit_people, new_people, save_face
 from ohlora.gan.networks import Generator, Normalisation
 from ohlora.gan.pictures import save_sheet, sweeps
 from ohlora.gan.training import generator_config
@@ -61,6 +61,35 @@ def test_sampled_latents_follow_seed_and_truncation(folder: Path) -> None:
     assert torch.equal(face.sample_latent(5, truncation=0), face.people.latent_mean)
     spread = [(face.sample_latent(5, t) - face.people.latent_mean).norm() for t in (0.5, 1.0)]
     torch.testing.assert_close(spread[1], 2 * spread[0])
+
+
+@pytest.mark.parametrize("novelty", [0.0, 0.5, 1.0])
+def test_new_people_vary_as_known_ones_do_however_new_they_are(novelty: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    mean, factor = torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.0], [0.6, 0.5]])
+    known = mean + torch.randn(3000, 2, generator=random) @ factor.t()
+    picked = torch.randint(3000, (40_000,), generator=random)
+    new = new_people(mean, factor, known, picked, torch.randn(40_000, 2, generator=random), novelty)
+    torch.testing.assert_close(new.mean(0), mean, rtol=0, atol=0.1)
+    torch.testing.assert_close(new.t().cov(), factor @ factor.t(), rtol=0.1, atol=0.05)
+    distance = (new - known[picked]).norm(dim=1).median()
+    if novelty == 0:
+        assert distance == 0
+    else:
+        others = (new - known[torch.randperm(40_000, generator=random) % 3000]).norm(dim=1).median()
+        assert (distance < 0.7 * others) == (novelty < 1)
+
+
+def test_the_novelty_travels_with_the_model_and_she_is_nobodys_start(folder: Path, tmp_path: Path) -> None:
+    face = Face.load(folder)
+    assert face.novelty == 1.0
+    people = face.people
+    save_face(tmp_path, face.generator, people, 1.0, {}, novelty=0.0)
+    copy = Face.load(tmp_path)
+    known = {tuple(z) for z in torch.cat([people.latents, people.mirrored]).tolist()}
+    hers = {tuple(table[people.persona].tolist()) for table in (people.latents, people.mirrored)}
+    drawn = {tuple(copy.sample_latent(seed).tolist()) for seed in range(60)}
+    assert drawn == known - hers
 
 
 def test_conditions_of_new_people_stay_in_the_range_of_the_corpus(folder: Path) -> None:
