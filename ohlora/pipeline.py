@@ -374,7 +374,7 @@ def execute(name: str, root: Path, config: Config, stages: Mapping[str, Stage] |
         inputs = {key: Path(path) for key, path in stage.inputs.items()}
         for key, path in inputs.items():
             if not path.exists():
-                raise StageError(_missing(name, key, path))
+                raise StageError(_missing(name, key, path, is_workspace(root)))
         output = Path(stage.output)
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)
@@ -418,9 +418,11 @@ def _write_report(report: Report, output: Path) -> None:
     (output / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _missing(name: str, key: str, path: Path) -> str:
+def _missing(name: str, key: str, path: Path, changed: bool) -> str:
     maker = next((s.name for s in STAGES.values() if Path(s.output) == path), None)
     cure = f"make it with: ohlora run --target {maker}" if maker else f"restore it with: git checkout {path}"
+    if maker and changed:  # other settings work in a folder of their own
+        cure += " and the same --profile and --set"
     return f"stage {name} needs {path} ({key}), which is missing; {cure}"
 
 

@@ -31,7 +31,7 @@ from ohlora.pipeline import (
 )
 from ohlora.registry import Registry
 from ohlora.stage import Journal, Report, Stage
-from ohlora.workspaces import workspace
+from ohlora.workspaces import MARKER, workspace
 from tests import tiny_tree
 
 ROOT = Path(__file__).parent.parent
@@ -116,6 +116,11 @@ def test_a_missing_input_or_picture_is_explained(stand_in: Callable[..., StandIn
     with pytest.raises(StageError, match=r"stage s needs data/rows.txt \(rows\).*git checkout data/rows.txt"):
         execute(name, root, config, stages)
     with pytest.raises(StageError, match=r"needs artifacts/corpus .*ohlora run --target corpus"):
+        execute("judge", root, config)
+    # other settings work in a folder of their own, which the plain command does not fill
+    (root / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (root / MARKER).touch()
+    with pytest.raises(StageError, match=r"--target corpus and the same --profile and --set$"):
         execute("judge", root, config)
 
 
