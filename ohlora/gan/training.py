@@ -59,14 +59,14 @@ class Device:
 
     @classmethod
     def choose(cls, config: Config) -> Device:
-        """Resolve `auto`: a GPU if there is one; bfloat16 where matrix units make it faster than float32."""
+        """Resolve `auto`: a GPU if there is one; bfloat16 where the processor multiplies it."""
         name = config.runtime.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         if config.runtime.precision != "auto":
             return cls(name, getattr(torch, config.runtime.precision))
-        # measured: without AMX, bfloat16 convolutions of these shapes are slower than float32 ones
-        fast = name == "cuda" or torch.cpu._is_amx_tile_supported()
+        # measured with batches of 8 at 256²: AVX-512-BF16 is 1.3 times as fast as float32, AVX-512 slower
+        fast = name == "cuda" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         return cls(name, torch.bfloat16 if fast else torch.float32)
 
 
