@@ -18,7 +18,7 @@ def nothing() -> None:
     """Stops nothing."""
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     workers=st.integers(1, 4),
     needs=st.lists(st.lists(st.integers(0, 20), max_size=3), min_size=1, max_size=9),

@@ -82,7 +82,7 @@ def test_bad_rows_are_reported_and_kept(tmp_path: Path) -> None:
 PROMPT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=12)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(PROMPT, min_size=1, max_size=4), st.integers(1, 2), st.integers(0, 6), st.integers(0, 200))
 def test_a_run_that_was_killed_anywhere_resumes_to_the_same_file(
     tmp_path: Path, prompts: list[str], samples: int, after: int, lost: int

@@ -17,7 +17,7 @@ ATTRIBUTES = st.sampled_from(CONDITION_NAMES)
 SEEDS = st.integers(0, 1 << 20)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ATTRIBUTES, SEEDS, st.integers(2, 9))
 def test_everything_else_is_equal_within_a_set(attribute: str, seed: int, steps: int) -> None:
     members = swept(sample_parameters(seed), attribute, steps)
@@ -32,7 +32,7 @@ def test_everything_else_is_equal_within_a_set(attribute: str, seed: int, steps:
         assert not outside
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SEEDS)
 def test_sweeps_are_monotone_in_what_they_are_called(seed: int) -> None:
     parameters = sample_parameters(seed)
@@ -51,7 +51,7 @@ def test_sweeps_are_monotone_in_what_they_are_called(seed: int) -> None:
     assert rises("background_std", lambda p: float(paint_background(p.look, 32)[:16].mean(-1).std()))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEEDS)
 def test_clouds_grow_while_the_mean_of_the_wall_stays_near(seed: int) -> None:
     members = swept(sample_parameters(seed), "background_std", 4)

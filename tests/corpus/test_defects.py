@@ -23,14 +23,14 @@ def change(image: np.ndarray, kind: str, strength: float, seed: int = 3) -> floa
     return float(np.abs(degraded.astype(int) - image).mean())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(KINDS, st.integers(0, 1 << 20), st.sampled_from([(1, 1), (7, 31), (40, 40), (33, 12)]))
 def test_strength_zero_changes_nothing(kind: str, seed: int, size: tuple[int, int]) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
     assert np.array_equal(DEFECTS[kind](image, 0.0, np.random.default_rng(seed)), image)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(KINDS, st.floats(0, 1), st.integers(0, 1 << 20))
 def test_a_defect_is_a_pure_function(kind: str, strength: float, seed: int) -> None:
     image = picture(seed)
@@ -44,7 +44,7 @@ def test_a_defect_is_a_pure_function(kind: str, strength: float, seed: int) -> N
     assert not np.shares_memory(first, image)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(KINDS, st.floats(LEAST_DRAWN, 0.7), st.floats(0.15, 0.3), st.integers(0, 1 << 20))
 def test_more_strength_changes_more(kind: str, strength: float, more: float, seed: int) -> None:
     image = picture(seed)
@@ -52,7 +52,7 @@ def test_more_strength_changes_more(kind: str, strength: float, more: float, see
     assert 0.3 < weak < strong
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(LEAST_DRAWN, 1), st.integers(0, 1000))
 def test_blur_is_at_the_top_only_and_removes_detail(strength: float, seed: int) -> None:
     image = picture(seed, 64)
@@ -61,7 +61,7 @@ def test_blur_is_at_the_top_only_and_removes_detail(strength: float, seed: int) 
     assert np.diff(blurred[:8].astype(int), axis=1).std() < 0.8 * np.diff(image[:8].astype(int), axis=1).std()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(0, 1), st.integers(0, 1000))
 def test_exposure_darkens_nothing(strength: float, seed: int) -> None:
     image = picture(seed)

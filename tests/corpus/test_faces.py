@@ -34,7 +34,7 @@ def frontal() -> Portraits:
     return portraits.select(np.flatnonzero(ahead)[:8])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.floats(0.05, 20), st.floats(-3.1, 3.1), st.floats(-500, 500), st.floats(-500, 500))
 def test_a_similarity_is_recovered(scale: float, angle: float, x: float, y: float) -> None:
     source = PLACES * 100
@@ -59,7 +59,7 @@ def dotted(size: tuple[int, int], places: np.ndarray, radius: float) -> np.ndarr
     return image
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(0.5, 4), st.floats(-0.6, 0.6), st.integers(0, 1000))
 def test_a_crop_puts_the_points_where_the_framing_has_them(scale: float, angle: float, seed: int) -> None:
     centre = np.random.default_rng(seed).uniform(250, 350, 2)

@@ -38,7 +38,7 @@ def test_the_packed_head_is_complete() -> None:
         head.shaped({"unit/nothing": 1.0})
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(-0.9, 0.9))
 def test_clipping_keeps_exactly_the_negative_side(level: float) -> None:
     square = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])

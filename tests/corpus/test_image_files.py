@@ -122,7 +122,7 @@ def test_damaged_metadata_does_not_cost_the_picture(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg").shape == (6, 8, 3)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["jpg", "png", "webp", "gif", "tif", "bmp"]),
     damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=12),

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ohlora.artifacts import sha256_file
@@ -60,7 +60,6 @@ def test_select_and_resize(tmp_path: Path) -> None:
         portraits.select(portraits.identity == 999)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**6), st.floats(0, 1))
 def test_a_split_belongs_to_an_identity_and_grows_with_its_fraction(identity: int, fraction: float) -> None:
     assert split_of(identity, 0.0) == "train"

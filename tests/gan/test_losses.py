@@ -15,7 +15,7 @@ def test_equal_pictures_have_no_distance() -> None:
     assert reconstruction(x, x, torch.ones(2, 1, 16, 16)) == 0
 
 
-@settings(deadline=None, max_examples=20)  # time says nothing here
+@settings(max_examples=20)
 @given(st.integers(0, 100), st.floats(0.1, 10))
 def test_distance_is_positive_and_blind_to_the_scale_of_weights(seed: int, factor: float) -> None:
     x, y, weights = pictures(seed), pictures(seed + 1), torch.rand(2, 1, 16, 16) + 0.1

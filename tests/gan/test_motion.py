@@ -60,7 +60,7 @@ def test_a_lid_closes_stays_shut_and_opens() -> None:
 
 
 @given(counts, rates, seeds)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_blinks_reach_closed_and_return(frames: int, fps: float, seed: int) -> None:
     factors = blink(frames, fps, seed)
     assert len(factors) == frames
@@ -85,7 +85,7 @@ def test_blinks_of_a_minute_are_natural_and_differ_by_seed() -> None:
 
 
 @given(expressions, expressions, counts, rates, seeds, st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_transition_keeps_ends_limits_and_count(
     start: Expression, end: Expression, frames: int, fps: float, seed: int, blinking: bool
 ) -> None:

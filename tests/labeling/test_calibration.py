@@ -11,7 +11,7 @@ from ohlora.labeling.calibration import Calibration, CalibrationError, fit, fit_
 finite = st.floats(-100, 100, width=32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(finite, finite), min_size=3, max_size=60))
 def test_curves_never_fall_and_stay_within_the_truth(pairs: list[tuple[float, float]]) -> None:
     x, y = (np.array(values, dtype=np.float32) for values in zip(*pairs, strict=True))

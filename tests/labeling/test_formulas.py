@@ -15,7 +15,7 @@ def ours(mask: np.ndarray, **paint: int) -> dict[str, float]:
     return {name: float(values[0]) for name, values in measured.items()}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(openness=st.floats(0.15, 0.9), tilt=st.floats(-0.5, 0.5))
 def test_openness_is_the_height_of_the_eye_whatever_its_tilt(openness: float, tilt: float) -> None:
     width = 86  # of the drawn face around its nose, within a few pixels
@@ -51,7 +51,7 @@ def test_eyes_behind_hair_are_unknown() -> None:
     assert np.isnan(ours(mask)["eyes"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
 def test_pose_follows_the_nose(a: float, b: float) -> None:
     pose_a, pose_b = ours(face(nose=a))["pose"], ours(face(nose=b))["pose"]
@@ -68,7 +68,7 @@ def test_pose_does_not_need_open_eyes() -> None:
     assert ours(face(eyes=0, nose=0.3))["pose"] == pytest.approx(ours(face(nose=0.3))["pose"], abs=0.01)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.1, 0.8))
 def test_a_wider_mouth_measures_wider(mouth: float) -> None:
     assert ours(face(mouth=mouth))["mouth"] < ours(face(mouth=mouth + 0.15))["mouth"]
@@ -86,7 +86,7 @@ def test_hair_length_is_the_lowest_row(hair_to: float) -> None:
     assert ours(face(hair_to=hair_to))["hair_length"] == pytest.approx(hair_to, abs=0.01)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(hair=st.integers(0, 255), background=st.integers(0, 255))
 def test_colours_are_those_painted(hair: int, background: int) -> None:
     seen = ours(face(), hair=hair, background=background)
@@ -213,7 +213,7 @@ def test_the_originals_fall_back_where_they_see_nothing() -> None:
     assert (second["pose"], second["mouth"], second["hair_color"]) == (0, 0, 127.5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(10, 29), st.integers(0, 39)), min_size=1, max_size=30))
 def test_the_farthest_pair_lies_on_row_ends(points: list[tuple[int, int]]) -> None:
     eye = np.zeros((1, 40, 40), dtype=bool)
@@ -244,7 +244,7 @@ def scattered(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return mask, rng.integers(0, 256, (224, 224, 3), dtype=np.uint8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(scattered())
 def test_the_originals_are_exactly_what_was_specified(drawn: tuple[np.ndarray, np.ndarray]) -> None:
     mask, image = drawn
@@ -267,7 +267,7 @@ def test_the_originals_are_exactly_what_was_specified(drawn: tuple[np.ndarray, n
     assert any(found == pytest.approx(value, rel=1e-5, abs=1e-5) for value in eyes)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(nose=st.floats(-0.4, 0.4), roll=st.floats(-15, 15))
 def test_pose_is_yaw_and_hardly_moves_with_roll(nose: float, roll: float) -> None:
     upright = face(nose=nose)

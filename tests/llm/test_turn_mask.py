@@ -98,7 +98,7 @@ def write(automaton: TurnAutomaton, budget: int, taste: np.ndarray, seed: int) -
 
 
 @pytest.mark.parametrize("name", AUTOMATA)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(32, 150), st.integers(0, 2**32), st.sampled_from(["any", "bytes", "memories", "marks"]))
 def test_whatever_is_liked_every_turn_parses_within_its_budget(
     name: str, budget: int, seed: int, liking: str
@@ -117,7 +117,7 @@ def test_whatever_is_liked_every_turn_parses_within_its_budget(
     assert state.left == budget - tokens
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32))
 def test_speech_that_is_too_long_ends_with_its_sentence(seed: int) -> None:
     automaton = AUTOMATA["characters"]

@@ -120,7 +120,7 @@ def test_sessions_never_see_each_other(store: MemoryStore) -> None:
         max_size=12,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_store_is_the_last_value_of_each_key_of_each_session(writes: list[tuple[str, str, str]]) -> None:
     store = MemoryStore("sqlite://", Compass(), multi_valued=["취미"])
     expected: dict[str, dict[str, list[str]]] = {"a": {}, "b": {}}
