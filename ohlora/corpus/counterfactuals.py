@@ -20,6 +20,7 @@ from ohlora.corpus.renderer import paint_background
 WIDEST_YAW = 30.0  # degrees; a sweep of the pose goes from minus to plus this
 DARKEST_HAIR, LIGHTEST_HAIR = 0.02, 0.70  # mean linear RGB
 LENGTH_STYLES = (HairStyle.LONG, HairStyle.LAYERED)  # whose length goes from cheeks to shoulders and below
+LONGEST_SEEN = 0.25  # length from which it leaves the picture, and its measured truth stays 1
 DARKEST_WALL, LIGHTEST_WALL = 0.12, 0.88  # mean sRGB
 PROBE = 64  # pixels per side at which a wall is measured
 CLOUDS = 0.7  # most difference between clouds and the rest at the end of a sweep, sRGB
@@ -98,10 +99,10 @@ def _hair_color(parameters: PortraitParameters, level: float) -> PortraitParamet
 
 
 def _hair_length(parameters: PortraitParameters, level: float) -> PortraitParameters:
-    """From the shortest to the longest; styles that hardly have a length give way to long hair."""
+    """From the shortest to the picture's edge; styles that hardly have a length give way to long hair."""
     style = parameters.look.hair.style
     kept = style if style in LENGTH_STYLES else HairStyle.LONG
-    return _with_look(parameters, hair={"length": level, "style": kept})
+    return _with_look(parameters, hair={"length": LONGEST_SEEN * level, "style": kept})
 
 
 def _background_mean(parameters: PortraitParameters, level: float) -> PortraitParameters:
