@@ -185,6 +185,9 @@ class FaceConfig(Section):
     repainted: Fraction = Field(
         0.25, description="share of portraits shown before another background, and with other hair"
     )
+    walls: float = Field(
+        0.1, ge=0, description="weight of the mean and deviation of known people's backgrounds"
+    )
     features: float = Field(0.3, ge=0, description="weight of the property network's features in the loss")
     pairs: int = Field(0, ge=0, description="sampled people a step, drawn twice each; 0 guides nobody")
     guided_from: Fraction = Field(0.0, description="share of the steps after which sampled people are guided")

@@ -23,7 +23,7 @@ from ohlora.corpus import Portraits
 from ohlora.errors import UserError
 from ohlora.gan.losses import emphasis
 from ohlora.gan.networks import NUISANCE_NAMES, Normalisation
-from ohlora.gan.repaint import Ranges, repaint_background, repaint_hair
+from ohlora.gan.repaint import Ranges, repaint_background, repaint_hair, sure_walls
 
 PERSONA = 0  # identity number of Oh-LoRA in a corpus
 EYES, MOUTH, POSE = (CONDITION_NAMES.index(name) for name in ("eyes", "mouth", "pose"))
@@ -161,6 +161,7 @@ class Batch:
     codes: Tensor  # int64 [n], rows of the table of latents
     conditions: Tensor  # normalised, float32 [n, 7]
     nuisance: Tensor  # standardised, float32 [n, 3]
+    walls: Tensor  # where the background certainly is, bool [n, r, r]
 
 
 class TrainingSet:
@@ -353,12 +354,14 @@ class TrainingSet:
             image[where], outline = paint(image[where], share, values, self.ranges, rng)
             raw[lucky] = values
             weight[where] = weight[where].masked_fill(outline[:, None], 0)
+        walls = sure_walls(areas[picked, 0].float() / 255)
         nuisance = self.raw_nuisance[rows]
         flipped = torch.from_numpy(mirror)
         if mirror.any():
             turned = flipped.to(self.device)
             image[turned] = image[turned].flip(3)
             weight[turned] = weight[turned].flip(3)
+            walls[turned] = walls[turned].flip(2)
             raw[mirror, POSE] *= -1
             nuisance[mirror, NUISANCE_NAMES.index("roll")] *= -1
         codes = self.code[torch.from_numpy(rows)] + len(self.numbers) * flipped
@@ -367,11 +370,12 @@ class TrainingSet:
             weight,
             codes,
             *self.normalisation(torch.from_numpy(raw), torch.from_numpy(nuisance)),
+            walls,
         )
 
     def judged(self, resolution: int) -> Batch:
         """The held-out portraits of the persona."""
-        images, weights, _ = self.at(resolution)
+        images, weights, areas = self.at(resolution)
         rows = torch.from_numpy(self.held_rows)
         there = rows.to(self.device)
         return Batch(
@@ -382,4 +386,5 @@ class TrainingSet:
                 torch.from_numpy(self.raw[self.held_rows]),
                 torch.from_numpy(self.raw_nuisance[self.held_rows]),
             ),
+            sure_walls(areas[there, 0].float() / 255),
         )

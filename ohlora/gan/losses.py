@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from ohlora.attributes import FaceClass
 
+FEWEST_WALL = 24  # pixels that a deviation is measured on
+EVEN = 0.3  # grey levels: walls more even than this are all alike
+
 # class -> (weight, growth of its area as a share of the picture's width)
 EMPHASIS: Mapping[tuple[FaceClass, ...], tuple[float, float]] = {
     (FaceClass.LEFT_EYE, FaceClass.RIGHT_EYE): (4.0, 0.02),
@@ -98,6 +101,36 @@ def reconstruction(
         total = total + 0.5**scale * weighted_mean(difference.abs(), weights)
         total = total + edges * 0.7**scale * edge_difference(difference, weights)
     return total
+
+
+def wall_difference(output: Tensor, target: Tensor, walls: Tensor, scales: Tensor) -> Tensor:
+    """Difference in mean and deviation of the brightness of known walls, which pixels hardly show.
+
+    A wall that should be even and is blotched by three grey levels costs next to nothing in `reconstruction`,
+    and is a deviation off in the condition that says how even it is.
+
+    Args:
+        output: float32 [n, 3, h, w] in [-1, 1].
+        target: float32 [n, 3, h, w] in [-1, 1].
+        walls: pixels that certainly show background, bool [n, h, w].
+        scales: grey levels that count as a difference of 1 in the mean and in the deviation, float32 [2].
+
+    Returns:
+        A scalar: smooth L1, mean over pictures; 0 where no picture has `FEWEST_WALL` such pixels.
+    """
+    enough = walls.sum((1, 2)) >= FEWEST_WALL
+    statistics = [_brightness(images, walls) / scales for images in (output, target)]
+    difference = F.smooth_l1_loss(statistics[0], statistics[1], beta=0.3, reduction="none").mean(1)
+    return (difference * enough).sum() / enough.sum().clamp_min(1)
+
+
+def _brightness(images: Tensor, where: Tensor) -> Tensor:
+    """Mean and deviation of the brightness in grey levels, [n, 2]."""
+    grey = (images.mean(1) + 1) * 127.5
+    pixels = where.sum((1, 2)).clamp_min(1)
+    mean = (grey * where).sum((1, 2)) / pixels
+    variance = ((grey - mean[:, None, None]).square() * where).sum((1, 2)) / pixels
+    return torch.stack([mean, (variance + EVEN**2).sqrt()], 1)
 
 
 def psnr(output: Tensor, target: Tensor) -> Tensor:

@@ -62,8 +62,7 @@ def repaint_background(
     wanted = rng.uniform(*ranges.background_mean, len(raw))
     low, high = np.log(ranges.background_std)
     deviation = np.exp(rng.uniform(low, high, len(raw)))
-    sure = (behind >= SURE) & (_least(behind) >= SURE)
-    sure[:, sure.shape[1] // 2 :] = False
+    sure = sure_walls(behind)
     mean, std, pixels = _measured(images, sure)
     contrast = _column(np.minimum(MOST_CONTRAST, deviation / np.maximum(std, LEAST_STD)), images)
     fresh = _column(wanted / 127.5 - 1, images) + (images - _column(mean / 127.5 - 1, images)) * contrast
@@ -73,6 +72,17 @@ def repaint_background(
     raw[enough, BACKGROUND_MEAN] += (new_mean - mean)[enough]
     raw[enough, BACKGROUND_STD] *= (new_std / np.maximum(std, LEAST_STD))[enough]
     return images, outline
+
+
+def sure_walls(behind: Tensor) -> Tensor:
+    """Where the background is measured: in the upper half, and no outline near; bool [n, r, r].
+
+    Args:
+        behind: share of background, float32 [n, r, r].
+    """
+    sure = (behind >= SURE) & (_least(behind) >= SURE)
+    sure[:, sure.shape[1] // 2 :] = False
+    return sure
 
 
 def repaint_hair(

@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ohlora.attributes import CONDITION_NAMES
 from ohlora.config import Config, FaceConfig, state_dir
 from ohlora.corpus import Portraits
 from ohlora.gan.data import MOVING, Batch, TrainingSet, conditions_of, kept_of
@@ -36,7 +37,7 @@ from ohlora.gan.discriminator import Discriminator, discriminator_loss, generato
 from ohlora.gan.face import Face, People, fit_people, load_identity, new_people, others_of, save_face
 from ohlora.gan.guidance import Guide, draw_pairs, outside_change
 from ohlora.gan.identity import IdentityNetwork, IdentityTraining
-from ohlora.gan.losses import psnr, reconstruction
+from ohlora.gan.losses import psnr, reconstruction, wall_difference
 from ohlora.gan.networks import Generator, GeneratorConfig
 from ohlora.gan.pictures import save_grid, save_sheet
 from ohlora.labeling.properties import Properties
@@ -47,6 +48,7 @@ LATENT_NOISE = 0.1  # of the first latents, times their spread
 PEOPLE_EVERY = 100  # steps after which the distribution of people is fitted anew
 R1_EVERY, R1_WEIGHT = 8, 2.0  # steps; gamma of the gradient penalty
 DISCRIMINATOR_RATE = 1e-3
+WALL = [CONDITION_NAMES.index(name) for name in ("background_mean", "background_std")]
 IDENTITY_STEPS, IDENTITY_BATCH, IDENTITY_RESOLUTION = 300, 48, 128
 
 
@@ -194,6 +196,10 @@ class Distillation:
         output = self._draw(self.generator, codes + noise.to(self.device.name), batch)
         parts = {"loss": reconstruction(output, target, weights, edges=config.edges)}
         loss = parts["loss"] + config.latent_prior * codes.square().mean()
+        if config.walls:
+            scales = self.data.normalisation.condition_scale[WALL].to(output)
+            parts["walls"] = wall_difference(output, target, batch.walls, scales)
+            loss = loss + config.walls * parts["walls"]
         if self.guide:
             shown = torch.lerp(target, output, (weights > 0).float())  # what is excused is as it should be
             parts["features"] = self.guide.feature_difference(shown, target)

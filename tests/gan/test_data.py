@@ -163,6 +163,19 @@ def test_a_foreign_eye_openness_comes_with_a_free_eye_area(data: TrainingSet, po
     assert free > 10
 
 
+def test_walls_are_background_of_the_upper_half_and_turn_with_the_picture(data: TrainingSet) -> None:
+    mirrored = 0
+    for step in range(6):
+        batch = data.batch(step, 8, 64, seed=0, swap=0)
+        assert batch.walls.shape == (8, 64, 64)
+        assert batch.walls.sum((1, 2)).min() > 24
+        assert not batch.walls[:, 32:].any()
+        grey = (batch.images.mean(1)[batch.walls] + 1) * 127.5
+        torch.testing.assert_close(grey, torch.full_like(grey, 40))  # what the toy's background is painted in
+        mirrored += int((batch.codes >= len(data.numbers)).sum())
+    assert mirrored > 5
+
+
 def test_boxes_cover_eyes_even_when_closed(portraits: Portraits) -> None:
     boxes = Boxes.measure(portraits.masks)
     closed = int(portraits.truth["eyes"].argmin())

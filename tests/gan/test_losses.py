@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohlora.attributes import FaceClass
-from ohlora.gan.losses import edge_difference, emphasis, psnr, reconstruction, weighted_mean
+from ohlora.gan.losses import edge_difference, emphasis, psnr, reconstruction, wall_difference, weighted_mean
 
 
 def pictures(seed: int, n: int = 2, size: int = 16) -> torch.Tensor:
@@ -65,3 +65,36 @@ def test_eyes_weigh_more_than_skin_and_skin_more_than_background() -> None:
 def test_psnr_of_a_known_error() -> None:
     x = torch.zeros(1, 3, 4, 4)
     torch.testing.assert_close(psnr(x + 0.2, x), torch.tensor([20.0]))  # 10 log10(4 / 0.04)
+
+
+def test_a_blotched_wall_differs_by_what_its_brightness_says() -> None:
+    scales = torch.tensor([30.0, 3.0])
+    flat, walls = torch.full((2, 3, 16, 16), 0.1), torch.zeros(2, 16, 16, dtype=torch.bool)
+    walls[:, :8] = True
+    blotched = flat.clone()
+    blotched[0, :, :8, ::2] += 6 / 127.5  # mean 3 and deviation 3 grey levels off
+    deviation = (3.0**2 + 0.3**2) ** 0.5 - 0.3
+    expected = (0.5 * (3 / 30) ** 2 / 0.3 + (deviation / 3 - 0.15)) / 4  # smooth L1, one of two pictures
+    torch.testing.assert_close(
+        wall_difference(blotched, flat, walls, scales), torch.tensor(expected), rtol=1e-3, atol=1e-5
+    )
+    assert wall_difference(flat, flat, walls, scales) == 0
+
+
+def test_only_walls_are_asked_and_only_where_there_is_enough_of_them() -> None:
+    scales = torch.tensor([30.0, 3.0])
+    output, walls = pictures(1).requires_grad_(True), torch.zeros(2, 16, 16, dtype=torch.bool)
+    walls[0, :4], walls[1, 0, :10] = True, True
+    wall_difference(output, pictures(2), walls, scales).backward()
+    assert output.grad is not None
+    assert output.grad[0, :, :4].abs().min() > 0
+    assert output.grad[0, :, 4:].abs().max() == 0
+    assert output.grad[1].abs().max() == 0
+    assert wall_difference(output, pictures(2), torch.zeros_like(walls), scales) == 0
+
+
+def test_an_even_wall_has_a_finite_gradient() -> None:
+    output = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    wall_difference(output, pictures(0, 1), torch.ones(1, 16, 16, dtype=torch.bool), torch.ones(2)).backward()
+    assert output.grad is not None
+    assert output.grad.isfinite().all()
