@@ -41,7 +41,7 @@ class Attributes:
     mouth: float | None  # mouth openness, 0 (closed) .. 1 (wide)
     pose: float | None  # head yaw in degrees, positive turns towards the image's right
     hair_color: float | None  # mean RGB of hair, 0..255
-    hair_length: float | None  # lowest hair row / image height, 0..1
+    hair_length: float | None  # lowest row with more than strands of hair / image height, 0..1
     background_mean: float | None  # mean RGB of the background's upper half, 0..255
     background_std: float | None  # its standard deviation, 0..128
 

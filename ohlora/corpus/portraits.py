@@ -25,6 +25,7 @@ from PIL import Image
 from ohlora.artifacts import sha256_file
 from ohlora.attributes import ATTRIBUTE_NAMES
 from ohlora.corpus.brightness import background_brightness
+from ohlora.corpus.lengths import hair_length
 from ohlora.errors import UserError
 
 MANIFEST = "portraits.json"
@@ -115,12 +116,13 @@ class Portraits:
             ) from error
         variant = np.array(table["variant"].to_pylist(), np.str_)
         truth = {name: table[name].to_numpy().astype(np.float32) for name in TRUTH_NAMES}
-        # what the shards say of the background is older than its definition
+        # what the shards say of the background and of lengths is older than their definitions
         known = np.flatnonzero(~np.isin(variant, MASKLESS_VARIANTS))
         for start in range(0, len(known), MEASURED):
             rows = known[start : start + MEASURED]
             mean, std = background_brightness(images[rows], masks[rows])
             truth["background_mean"][rows], truth["background_std"][rows] = mean, std
+            truth["hair_length"][rows] = hair_length(masks[rows])
         return cls(
             images=images,
             masks=masks,

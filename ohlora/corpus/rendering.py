@@ -21,6 +21,7 @@ from ohlora.attributes import FaceClass
 from ohlora.corpus.brightness import background_brightness
 from ohlora.corpus.counterfactuals import set_number, sweepable, swept
 from ohlora.corpus.defects import DEFECTS_VERSION, Defect, draw_defect
+from ohlora.corpus.lengths import hair_length
 from ohlora.corpus.parameters import Look, PortraitParameters, sample_look, sample_moment
 from ohlora.corpus.portraits import (
     DEFECT_NAMES,
@@ -210,7 +211,6 @@ def ground_truth(
     brightness = image.astype(np.float64).mean(-1)
     hair = mask == FaceClass.HAIR
     mean, std = background_brightness(image[None], mask[None])
-    rows = np.flatnonzero(hair.any(1))
     return {
         "gender": parameters.look.female,
         "quality": 1.0 if defect is None else 0.0,
@@ -218,7 +218,7 @@ def ground_truth(
         "mouth": parameters.mouth,
         "pose": parameters.yaw,
         "hair_color": float(brightness[hair].mean()) if hair.any() else float("nan"),
-        "hair_length": float(rows[-1] + 1) / len(mask) if len(rows) else float("nan"),
+        "hair_length": float(hair_length(mask[None])[0]),
         "background_mean": float(mean[0]),
         "background_std": float(std[0]),
         "pitch": parameters.pitch,

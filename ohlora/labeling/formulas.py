@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ohlora.attributes import CONDITION_NAMES, FaceClass
 from ohlora.corpus.brightness import background_brightness, brightness_histograms, trimmed_statistics
+from ohlora.corpus.lengths import hair_length
 from ohlora.labeling.regions import (
     Floats,
     Images,
@@ -86,7 +87,6 @@ def _at_original_size(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
 # --- ours ---------------------------------------------------------------------------------------------------
 
 HAIR_TRIM = 0.1
-HAIR_ROW_SHARE = 0.015  # of the width: a row with less hair is a stray strand
 LEAST_EYE = 3 / 224**2  # of the image: a region of fewer pixels has no shape
 # Proportions of a face in nose heights, measured on rendered faces, between brows and mouth:
 BAND = 0.85  # rows this far above and below the nose's centroid
@@ -116,7 +116,7 @@ def _ours(masks: Masks, images: Images) -> dict[str, Floats]:
         "mouth": _mouth_opening(parts),
         "pose": (frame.nose.x - frame.x) / frame.width,
         "hair_color": color,
-        "hair_length": _hair_length(masks),
+        "hair_length": hair_length(masks),
         "background_mean": mean,
         "background_std": std,
     }
@@ -173,14 +173,6 @@ def _mouth_opening(parts: Parts) -> Floats:
     lips, inner = parts.moments(*LIPS).area, parts.moments(INNER).area
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(lips + inner > 0, inner / (lips + 1), np.nan)
-
-
-def _hair_length(masks: Masks) -> Floats:
-    """Lowest row with hair over the image's height, [n] in 0..1."""
-    h, w = masks.shape[1:]
-    has_hair = (masks == HAIR).sum(2) >= max(1, round(HAIR_ROW_SHARE * w))
-    lowest = h - np.argmax(has_hair[:, ::-1], axis=1)
-    return np.where(has_hair.any(1), lowest / h, np.nan)
 
 
 # --- the original's -----------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from ohlora.artifacts import sha256_file
 from ohlora.corpus import CorpusError, Portraits
+from ohlora.corpus.brightness import background_brightness
+from ohlora.corpus.lengths import hair_length
 from ohlora.corpus.portraits import (
     DEFECT_NAMES,
     MANIFEST,
@@ -42,6 +44,24 @@ def test_round_trip(tmp_path: Path) -> None:
     assert set(portraits.truth) == set(TRUTH_NAMES)
     assert np.array_equal(portraits.truth["eyes"], table["eyes"].to_numpy())
     assert portraits.identity.tolist() == table["identity"].to_pylist()
+
+
+def test_what_masks_say_is_measured_again_and_what_has_no_mask_is_believed(tmp_path: Path) -> None:
+    table = synthetic_table(people=3, each=2)
+    variants = pa.array(["drawn"] * 4 + ["photo"] * 2)
+    table = table.set_column(table.column_names.index("variant"), "variant", variants)
+    write(tmp_path, table, {})
+    portraits = Portraits.load(tmp_path)
+    brightness = background_brightness(portraits.images, portraits.masks)
+    for name, expected in (
+        ("hair_length", hair_length(portraits.masks)),
+        ("background_mean", brightness[0]),
+        ("background_std", brightness[1]),
+    ):
+        stored = table[name].to_numpy()
+        assert not np.isclose(stored[:4], portraits.truth[name][:4]).any()
+        np.testing.assert_allclose(portraits.truth[name][:4], expected[:4], rtol=1e-6)
+        np.testing.assert_array_equal(portraits.truth[name][4:], stored[4:])
 
 
 def test_select_and_resize(tmp_path: Path) -> None:
