@@ -23,6 +23,7 @@ from ohlora.corpus.portraits import (
     encode_mask,
     read_manifest,
     read_table,
+    remeasured,
     with_splits,
     write,
 )
@@ -71,6 +72,7 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     sampled = table.num_rows
     if jobs:
         table = pa.concat_tables([table, _render(config, jobs, journal)])
+    table = remeasured(table)
     provenance: dict[str, Any] = {
         "sample": read_manifest(sample)["files"],
         "folders": {folder: read_manifest(Path(folder))["files"] for folder in settings.folders},

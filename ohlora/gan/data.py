@@ -23,7 +23,8 @@ from ohlora.corpus import Portraits
 from ohlora.errors import UserError
 from ohlora.gan.losses import emphasis
 from ohlora.gan.networks import NUISANCE_NAMES, Normalisation
-from ohlora.gan.repaint import Ranges, repaint_background, repaint_hair, sure_walls
+from ohlora.gan.repaint import Ranges, repaint_background, repaint_hair
+from ohlora.gan.walls import sure_walls
 
 PERSONA = 0  # identity number of Oh-LoRA in a corpus
 EYES, MOUTH, POSE = (CONDITION_NAMES.index(name) for name in ("eyes", "mouth", "pose"))

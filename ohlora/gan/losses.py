@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ohlora.attributes import FaceClass
+from ohlora.gan.walls import brightness
 
-FEWEST_WALL = 24  # pixels that a deviation is measured on
 EVEN = 0.3  # grey levels: walls more even than this are all alike
 
 # class -> (weight, growth of its area as a share of the picture's width)
@@ -116,21 +116,12 @@ def wall_difference(output: Tensor, target: Tensor, walls: Tensor, scales: Tenso
         scales: grey levels that count as a difference of 1 in the mean and in the deviation, float32 [2].
 
     Returns:
-        A scalar: smooth L1, mean over pictures; 0 where no picture has `FEWEST_WALL` such pixels.
+        A scalar: smooth L1, mean over pictures; 0 where no picture has enough such pixels.
     """
-    enough = walls.sum((1, 2)) >= FEWEST_WALL
-    statistics = [_brightness(images, walls) / scales for images in (output, target)]
+    drawn, known = brightness(output, walls), brightness(target, walls)
+    statistics = [torch.stack([b.mean, (b.variance + EVEN**2).sqrt()], 1) / scales for b in (drawn, known)]
     difference = F.smooth_l1_loss(statistics[0], statistics[1], beta=0.3, reduction="none").mean(1)
-    return (difference * enough).sum() / enough.sum().clamp_min(1)
-
-
-def _brightness(images: Tensor, where: Tensor) -> Tensor:
-    """Mean and deviation of the brightness in grey levels, [n, 2]."""
-    grey = (images.mean(1) + 1) * 127.5
-    pixels = where.sum((1, 2)).clamp_min(1)
-    mean = (grey * where).sum((1, 2)) / pixels
-    variance = ((grey - mean[:, None, None]).square() * where).sum((1, 2)) / pixels
-    return torch.stack([mean, (variance + EVEN**2).sqrt()], 1)
+    return (difference * known.known).sum() / known.known.sum().clamp_min(1)
 
 
 def psnr(output: Tensor, target: Tensor) -> Tensor:

@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ohlora.attributes import CONDITION_NAMES
+from ohlora.gan.walls import SURE, brightness, least_around, sure_walls
 
 HAIR_COLOR, BACKGROUND_MEAN, BACKGROUND_STD = (
     CONDITION_NAMES.index(name) for name in ("hair_color", "background_mean", "background_std")
 )
-SURE = 0.99  # share of a pixel from which it counts as hair or background
-FEWEST = 24  # sure pixels that a measurement needs
 MOST_HAIR_GAIN = 2.2  # beyond it the noise of dark hair shows
 LEAST_STD = 0.3  # grey levels: a wall flatter than this counts as this flat
 MOST_CONTRAST = 4.0  # of the background against what it was
@@ -63,26 +62,14 @@ def repaint_background(
     low, high = np.log(ranges.background_std)
     deviation = np.exp(rng.uniform(low, high, len(raw)))
     sure = sure_walls(behind)
-    mean, std, pixels = _measured(images, sure)
+    mean, std, enough = _measured(images, sure)
     contrast = _column(np.minimum(MOST_CONTRAST, deviation / np.maximum(std, LEAST_STD)), images)
     fresh = _column(wanted / 127.5 - 1, images) + (images - _column(mean / 127.5 - 1, images)) * contrast
-    enough = pixels >= FEWEST
     images, outline = _painted(images, fresh, behind, enough)
     new_mean, new_std, _ = _measured(images, sure)
     raw[enough, BACKGROUND_MEAN] += (new_mean - mean)[enough]
     raw[enough, BACKGROUND_STD] *= (new_std / np.maximum(std, LEAST_STD))[enough]
     return images, outline
-
-
-def sure_walls(behind: Tensor) -> Tensor:
-    """Where the background is measured: in the upper half, and no outline near; bool [n, r, r].
-
-    Args:
-        behind: share of background, float32 [n, r, r].
-    """
-    sure = (behind >= SURE) & (_least(behind) >= SURE)
-    sure[:, sure.shape[1] // 2 :] = False
-    return sure
 
 
 def repaint_hair(
@@ -91,9 +78,8 @@ def repaint_hair(
     """Lighter or darker hair; as `repaint_background`."""
     wanted = rng.uniform(*ranges.hair_color, len(raw))
     sure = hair >= SURE
-    mean, _, pixels = _measured(images, sure)
+    mean, _, enough = _measured(images, sure)
     gain = np.clip(wanted / np.maximum(mean, 1.0), 1 / MOST_HAIR_GAIN, MOST_HAIR_GAIN)
-    enough = pixels >= FEWEST
     images, outline = _painted(images, (images + 1) * _column(gain, images) - 1, hair, enough)
     raw[enough, HAIR_COLOR] *= (_measured(images, sure)[0] / np.maximum(mean, 1.0))[enough]
     return images, outline
@@ -111,18 +97,11 @@ def _painted(images: Tensor, fresh: Tensor, share: Tensor, enough: np.ndarray) -
 
 
 def _measured(images: Tensor, where: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and deviation of the brightness in 0..255, and the number of pixels: float64 [n] each."""
-    grey = (images.mean(1) + 1) * 127.5
-    pixels = where.sum((1, 2))
-    mean = (grey * where).sum((1, 2)) / pixels.clamp_min(1)
-    variance = ((grey - mean[:, None, None]).square() * where).sum((1, 2)) / pixels.clamp_min(1)
-    found = torch.stack([mean, variance.sqrt(), pixels.float()]).cpu().double().numpy()
-    return found[0], found[1], found[2]
-
-
-def _least(share: Tensor) -> Tensor:
-    return -F.max_pool2d(-share[:, None], 3, 1, 1)[:, 0]
+    """Mean and deviation of the brightness, float64 [n], and whether enough was measured, bool [n]."""
+    found = brightness(images, where)
+    values = torch.stack([found.mean, found.variance.sqrt(), found.known.float()]).cpu().double().numpy()
+    return values[0], values[1], values[2] > 0
 
 
 def _outline(share: Tensor) -> Tensor:
-    return F.max_pool2d(share[:, None], 3, 1, 1)[:, 0] - _least(share) > EDGE
+    return F.max_pool2d(share[:, None], 3, 1, 1)[:, 0] - least_around(share) > EDGE
