@@ -27,8 +27,9 @@ SEEDS_APART = 100_003  # between the first people of two test seeds
 Filter = Callable[[Images], dict[str, NDArray[np.float32]]]
 """Pictures -> probabilities [n] of a woman (`gender`) and of a clean picture (`quality`)."""
 Features = Callable[[Images], NDArray[np.float32]]
-Surroundings = Callable[[Images], NDArray[np.float32]]
-"""Pictures -> deviation of the background's brightness [n]; NaN where too little of it is seen."""
+Instrument = Callable[[Images], dict[str, NDArray[np.float32]]]
+"""Pictures -> raw `MEASURED` attributes [n] each; NaN where too little is seen."""
+MEASURED = ("hair_length", "background_std")  # what a mask says and the judge reads worst
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Plan:
     moments: int = 8  # of each, as herself under other expressions
     original_latents: int = 0  # of the original's test; 0 leaves it out
     seed: int = 0  # of everything
-    surroundings: bool = True  # whether the background's deviation is measured; a mask of every picture
+    measured: bool = True  # whether `MEASURED` are measured; takes a mask of every picture
 
     @classmethod
     def of(cls, settings: FaceTestConfig, quick: bool) -> Plan:
@@ -51,7 +52,7 @@ class Plan:
             moments=settings.moments,
             original_latents=settings.quick_original_latents if quick else settings.original_latents,
             seed=settings.seed,
-            surroundings=not quick,
+            measured=not quick,
         )
 
     @property
@@ -80,7 +81,7 @@ class Evidence:
     female_at_least: float = 0.7
     quality_at_least: float = 0.9
     inception: Features | None = None  # other features for the distances
-    surroundings: Surroundings | None = None
+    instrument: Instrument | None = None
     notes: tuple[str, ...] = ()  # what a person should know of it
 
 
@@ -98,12 +99,15 @@ def gather(inputs: Mapping[str, Path], config: Config) -> Evidence:
     portraits = Portraits.load(inputs["corpus"])
     notes, inception = [], None
     masker: Masker = outside_ellipse
-    surroundings: Surroundings | None = None
+    instrument: Instrument | None = None
     if "parser" in inputs and (inputs["parser"] / MANIFEST).is_file():
         parser = Parser.load(inputs["parser"], device)
-        masker, surroundings = hair_and_background(parser.masks), background_deviation(parser.masks)
+        masker, instrument = hair_and_background(parser.masks), under_masks(parser.masks)
     else:
-        notes.append("No face parser at hand: change outside the face is measured outside an ellipse.")
+        notes.append(
+            "No face parser at hand: change outside the face is measured outside an ellipse, and hair and "
+            "background by the judge alone."
+        )
     probabilities: Filter | None = None
     if "filters" in inputs and (inputs["filters"] / MANIFEST).is_file():
         probabilities = Filters.load(inputs["filters"], device).probabilities
@@ -123,15 +127,16 @@ def gather(inputs: Mapping[str, Path], config: Config) -> Evidence:
         female_at_least=config.filters.gender_at_least,
         quality_at_least=config.filters.quality_at_least,
         inception=inception,
-        surroundings=surroundings,
+        instrument=instrument,
         notes=tuple(notes),
     )
 
 
-def background_deviation(masks: Callable[[Images], NDArray[np.uint8]]) -> Surroundings:
+def under_masks(masks: Callable[[Images], NDArray[np.uint8]]) -> Instrument:
     """By the formula `ours` under the masks of a face parser."""
 
-    def deviation(images: Images) -> NDArray[np.float32]:
-        return measure(masks(images), images)["background_std"]
+    def instrument(images: Images) -> dict[str, NDArray[np.float32]]:
+        found = measure(masks(images), images)
+        return {name: found[name] for name in MEASURED}
 
-    return deviation
+    return instrument

@@ -64,7 +64,8 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     out, found = outputs["output"], gather(inputs, config)
-    plan, references = Plan.of(config.face_test, quick=True), look_at_renders(found)
+    plan = Plan.of(config.face_test, quick=True)
+    references = look_at_renders(found, plan.measured)
     folders = candidates(inputs)
     tested: dict[str, dict[str, float]] = {}
     pictures: dict[str, str] = {}

@@ -56,7 +56,8 @@ TARGETS: dict[str, tuple[float, bool]] = {  # metric -> target, and whether more
 
 NOTES = (
     "Correlations and errors compare what was asked with what the independent judge sees; no figure can be "
-    "better than the judge, whose own correlation with the truth of renders it has never seen is listed.",
+    "better than the judge, whose own correlation with the truth of renders it has never seen is listed; of "
+    "what is measured under the parser's mask, the measurement's.",
     "Renders of one person, the reference of the identity ratio, are of people of the train split: the judge "
     "learned from the others. Drawn people show the same spread of expressions.",
     "Kernel and Fréchet distance: cubic kernel and Gaussians on the judge's penultimate features, "
@@ -144,7 +145,8 @@ def markdown(examination: Examination) -> str:
     lines += _rows_of_attributes(metrics)
     lines += ["", "| Figure | Value | Renders | Target |", "| --- | --- | --- | --- |"]
     for name, value in metrics.items():
-        if name.startswith(("judge_", *(f"{a}_" for a in CONDITION_NAMES))) or name.endswith("_renders"):
+        apart = ("judge_", "instrument_", *(f"{a}_" for a in CONDITION_NAMES))
+        if name.startswith(apart) or name.endswith("_renders"):
             continue
         renders = metrics.get(f"{name}_renders")
         lines.append(
@@ -160,7 +162,7 @@ def markdown(examination: Examination) -> str:
 
 def _rows_of_attributes(metrics: Mapping[str, float]) -> list[str]:
     lines = [
-        "| Attribute | Correlation, mean | 5th percentile | Error (z) | Error (raw) | The judge's own |",
+        "| Attribute | Correlation, mean | 5th percentile | Error (z) | Error (raw) | Read off renders |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in CONDITION_NAMES:
@@ -169,7 +171,20 @@ def _rows_of_attributes(metrics: Mapping[str, float]) -> list[str]:
             for kind in ("correlation_mean", "correlation_p5", "mae_z", "mae")
         ]
         judge = metrics.get(f"judge_{name}_correlation", math.nan)
-        lines.append(f"| {name} | {' | '.join(cells)} | {judge:.3f} |")
+        own = metrics.get(f"instrument_{name}_correlation", judge)
+        lines.append(f"| {name} | {' | '.join(cells)} | {own:.3f} |")
+    for name in CONDITION_NAMES:
+        if f"instrument_{name}_correlation" in metrics:
+            mean, low, own = (
+                metrics.get(f"judge_{name}_correlation{kind}", math.nan) for kind in ("_mean", "_p5", "")
+            )
+            unseen = metrics.get(f"instrument_{name}_unseen", math.nan)
+            lines += [
+                "",
+                f"{name} is measured under the parser's mask, which shows it in {1 - unseen:.1%} of the "
+                f"pictures. The judge says {mean:.3f} (5th percentile {low:.3f}), and reads renders with "
+                f"{own:.3f}.",
+            ]
     return lines
 
 

@@ -7,8 +7,9 @@ Notable:
   units (`ohlora.evaluation.units`).
 - Identity is the judge's embedding over expressions as rendered people show them, relative to the same
   figure of renders of people whom the judge has never seen either; at her own hair and background.
-- The deviation of the background, which the judge cannot read off a picture, is measured by formula under the
-  mask of the face parser, which takes no part in training the generator either.
+- The deviation of the background, which the judge cannot read off a picture, and the length of the hair,
+  which it reads worse than a mask, are measured by formula under the mask of the face parser, which gives the
+  generator no gradient either. What the judge says of them is reported beside it.
 - The kernel distance to held-out portraits is on the judge's features, which no training loss has used.
 """
 
@@ -45,7 +46,6 @@ from ohlora.evaluation.witness import Artist, Sight, draw
 PASS_AT_LEAST = 0.9  # correlation of ours
 RENDERS = 240  # at most so many pictures of each kind of renders are looked at
 LEAST_FOR_DISTANCE = 16  # pictures on each side
-BACKGROUND_STD = CONDITION_NAMES.index("background_std")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Latent:
     seed: int | None  # None is Oh-LoRA
     asked: NDArray[np.float64]  # raw, [n, 7]
     seen: NDArray[np.float64]  # raw, [n, 7]
+    judged: NDArray[np.float64]  # raw, [n, 7]: what the judge says, also of what is measured
     z: Agreement  # of all seven attributes
     moments: Sight  # of her own pictures
     within: float  # mean cosine of them
@@ -82,6 +83,7 @@ class References:
     held_out: NDArray[np.float32]  # features [n, f]
     others: NDArray[np.float32]  # of renders of other people
     judge: dict[str, float]  # attribute -> correlation of the judge with the truth
+    instrument: dict[str, float]  # measured attribute -> correlation of the instrument with the truth
     inception: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
 
@@ -117,9 +119,11 @@ def examine(
     key = [plan.seed, 0 if seed is None else seed]
     asked = sobol(evidence.units, plan.pictures, key)
     drawn = draw(face, latent, asked)
-    seen = evidence.read(drawn).attributes
-    if plan.surroundings and evidence.surroundings is not None:
-        seen[:, BACKGROUND_STD] = evidence.surroundings(drawn)
+    judged = evidence.read(drawn).attributes
+    seen = judged.copy()
+    if plan.measured and evidence.instrument is not None:
+        for name, values in evidence.instrument(drawn).items():
+            seen[:, CONDITION_NAMES.index(name)] = values
     hers = moments.sample(plan.moments, key)
     pictures = draw(face, latent, hers.asked, hers.nuisance)
     sight = evidence.read(pictures)
@@ -127,6 +131,7 @@ def examine(
         seed=seed,
         asked=asked,
         seen=seen,
+        judged=judged,
         z=agreement(evidence.units.z(asked), evidence.units.z(seen)),
         moments=sight,
         within=within(sight.embeddings),
@@ -136,8 +141,13 @@ def examine(
     )
 
 
-def look_at_renders(evidence: Evidence) -> References:
-    """The reference figures of a corpus."""
+def look_at_renders(evidence: Evidence, measured: bool) -> References:
+    """The reference figures of a corpus.
+
+    Args:
+        evidence: who judges what.
+        measured: whether to look through the instrument as well.
+    """
     portraits = evidence.portraits
     rows = reference_rows(portraits)
     chosen = rows[portraits.identity[rows] <= _last_person(portraits.identity[rows])]
@@ -145,11 +155,10 @@ def look_at_renders(evidence: Evidence) -> References:
     held = _spread(held, min(RENDERS, len(held)))
     seen, unseen = evidence.read(portraits.images[chosen]), _read(evidence, held)
     people = identities(seen.embeddings, portraits.identity[chosen])
-    judge = {}
-    for i, name in enumerate(CONDITION_NAMES):
-        truth = portraits.truth[name][chosen]
-        known = np.isfinite(truth)
-        judge[name] = correlation(truth[known], seen.attributes[known, i]) if known.sum() > 1 else math.nan
+    truth = {name: portraits.truth[name][chosen] for name in CONDITION_NAMES}
+    judge = {name: _agreeing(truth[name], seen.attributes[:, i]) for i, name in enumerate(CONDITION_NAMES)}
+    found = evidence.instrument(portraits.images[chosen]) if measured and evidence.instrument else {}
+    instrument = {name: _agreeing(truth[name], values) for name, values in found.items()}
     features = evidence.inception
     both = (features(portraits.images[held]), features(portraits.images[chosen])) if features else None
     return References(
@@ -159,8 +168,15 @@ def look_at_renders(evidence: Evidence) -> References:
         held_out=unseen,
         others=seen.features,
         judge=judge,
+        instrument=instrument,
         inception=both,
     )
+
+
+def _agreeing(truth: NDArray[np.floating], found: NDArray[np.floating]) -> float:
+    """Correlation [n] over what both know; nan of fewer than two."""
+    known = np.isfinite(truth) & np.isfinite(found)
+    return correlation(truth[known], found[known]) if known.sum() > 1 else math.nan
 
 
 def _last_person(identity: NDArray[np.integer]) -> int:
@@ -194,7 +210,7 @@ def generation_test(
         progress: iterates with a bar.
         references: of `look_at_renders`, where several faces are tested with the same evidence.
     """
-    references = references or look_at_renders(evidence)
+    references = references or look_at_renders(evidence, plan.measured)
     moments = RenderedMoments(evidence.portraits)
     latents = [
         examine(face, seed, plan, evidence, moments)
@@ -210,6 +226,8 @@ def _metrics(result: Result, evidence: Evidence) -> dict[str, float]:
     figures |= _shares(result, evidence)
     figures |= _distances(result)
     figures |= {f"judge_{name}_correlation": r for name, r in result.references.judge.items()}
+    for name, own in result.references.instrument.items():
+        figures |= {f"instrument_{name}_correlation": own} | _by_judge(result.latents, name)
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
@@ -230,6 +248,18 @@ def obedience(latents: Sequence[Latent]) -> dict[str, float]:
         "original_pass_share": float(np.mean([latent.z.passes_original for latent in latents])),
         "pass_share": float(np.mean([latent.passes() for latent in latents])),
         "seven_pass_share": float(np.mean([latent.passes(CONDITION_NAMES) for latent in latents])),
+    }
+
+
+def _by_judge(latents: Sequence[Latent], name: str) -> dict[str, float]:
+    """What the judge says of a measured attribute, and the share of pictures in which it was not seen."""
+    i = CONDITION_NAMES.index(name)
+    unseen = np.mean([np.isnan(latent.seen[:, i]).mean() for latent in latents])
+    each = np.array([_agreeing(latent.asked[:, i], latent.judged[:, i]) for latent in latents])
+    return {
+        f"judge_{name}_correlation_mean": _mean(each),
+        f"judge_{name}_correlation_p5": _percentile(each, 5),
+        f"instrument_{name}_unseen": float(unseen),
     }
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,14 @@ from ohlora.evaluation.face_stage import examine_face
 from ohlora.evaluation.generation_report import JSON, MARKDOWN, ORIGINAL_TABLE, PICTURES, TABLE, write
 from ohlora.evaluation.generation_test import Result, generation_test, leakage, sobol
 from ohlora.evaluation.steadiness import between, hair_and_background, outside_ellipse, within
-from ohlora.evaluation.units import Units
-from tests.evaluation.fakes import FakeFace, evidence, portraits
+from ohlora.evaluation.units import LIMITS, Units
+from tests.evaluation.fakes import FakeFace, evidence, portraits, read
 
 PLAN = Plan(latents=12, pictures=24, moments=8)
 
 
-def run(face: FakeFace, **changes: object) -> Result:
-    return generation_test(face, evidence(**changes), PLAN, silently)
+def run(face: FakeFace, plan: Plan = PLAN, **changes: object) -> Result:
+    return generation_test(face, evidence(**changes), plan, silently)
 
 
 def test_requests_fill_all_ranges_and_are_hardly_correlated() -> None:
@@ -65,6 +66,28 @@ def test_who_ignores_requests_fails() -> None:
     one = run(FakeFace(ignores=("background_std",)))
     assert one.metrics["pass_share"] == 1
     assert one.metrics["seven_pass_share"] == 0
+
+
+def test_what_is_measured_counts_and_what_the_judge_says_of_it_stands_beside() -> None:
+    length = CONDITION_NAMES.index("hair_length")
+
+    def backwards(images: np.ndarray) -> dict[str, np.ndarray]:
+        low, high = LIMITS["hair_length"]
+        values = low + high - read(images).attributes[:, length]
+        values[:: len(images) // 2] = np.nan  # of every picture set, two show no hair
+        return {"hair_length": values}
+
+    metrics = run(FakeFace(), instrument=backwards).metrics
+    assert metrics["hair_length_correlation_mean"] == pytest.approx(-1, abs=1e-4)
+    assert metrics["instrument_hair_length_correlation"] == pytest.approx(-1, abs=1e-4)
+    assert metrics["instrument_hair_length_unseen"] == pytest.approx(2 / 24)
+    assert metrics["judge_hair_length_correlation_mean"] == pytest.approx(1, abs=1e-4)
+    assert metrics["judge_hair_length_correlation_p5"] == pytest.approx(1, abs=1e-4)
+    assert metrics["eyes_correlation_mean"] == pytest.approx(1, abs=1e-4)
+    assert metrics["seven_pass_share"] == 0
+    quick = run(FakeFace(), plan=replace(PLAN, measured=False), instrument=backwards).metrics
+    assert quick["hair_length_correlation_mean"] == pytest.approx(1, abs=1e-4)
+    assert "instrument_hair_length_correlation" not in quick
 
 
 def test_one_disobedient_person_shows_in_the_fifth_percentile_and_as_the_worst() -> None:
