@@ -35,7 +35,7 @@ doctor: install  ## check this machine
 
 # One worker runs `make up` for minutes, the other all else; one thread each, or they wait for each other.
 test: install  ## the test suite (under 15 minutes on 2 cores, no network)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not hub" --durations=25 --cov --cov-report=term --cov-fail-under=70 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not hub" --durations=25 $(ARGS)
 
 test-slow: install  ## tests that train real models for minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
