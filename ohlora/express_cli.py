@@ -47,7 +47,7 @@ def express(
         rows = table(scored)
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
             writer.writeheader()
             writer.writerows(rows)
         sources = Counter(s.source for s in scored)

@@ -133,7 +133,8 @@ def answer_all(
     done, problems = _resume(out, every)
     todo = every[done:]
     with out.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        # all text in quotes: the module leaves a carriage return bare, which ends the row for who reads it
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         if file.tell() == 0:
             writer.writeheader()
         for row, sample in progress(todo, len(todo)) if progress else todo:

@@ -5,7 +5,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ohlora.chat.prompt_list import (
@@ -83,6 +83,8 @@ PROMPT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_character
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(["\r"], 1, 0, 0)
+@example(["a\rb", '\r"'], 2, 1, 7)
 @given(st.lists(PROMPT, min_size=1, max_size=4), st.integers(1, 2), st.integers(0, 6), st.integers(0, 200))
 def test_a_run_that_was_killed_anywhere_resumes_to_the_same_file(
     tmp_path: Path, prompts: list[str], samples: int, after: int, lost: int
@@ -95,7 +97,7 @@ def test_a_run_that_was_killed_anywhere_resumes_to_the_same_file(
     with contextlib.suppress(KeyboardInterrupt):
         answer_all(rows, samples, part, Served(fails_after=after))
     data = part.read_bytes()
-    header = len(",".join(COLUMNS)) + 1
+    header = data.index(b"\n") + 1
     part.write_bytes(data[: max(header, len(data) - lost)])  # and the disk was full
     answer_all(rows, samples, part, Served())
     assert part.read_bytes() == whole.read_bytes()
