@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 WORKERS ?= 2
 export PYTHONUTF8 := 1
+# without it each of many processes would compile torch and transformers again, for a quarter of a minute
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install up down status doctor test test-slow lint format types check lock clean clean-venv
