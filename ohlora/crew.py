@@ -7,8 +7,9 @@ not need each other fill two cores better than one after the other.
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -59,17 +60,37 @@ class Crew(Generic[T]):
         waiting = list(range(len(self._jobs)))
         running: dict[Future[T], int] = {}
         failure: BaseException | None = None
+        # What runs is counted by the threads themselves: an interrupt can come while `submit` has started a
+        # job and not yet returned its future.
+        busy: set[int] = set()
+        finished = threading.Condition()
+        interrupted = threading.Event()
+
+        def do(number: int, share: int, before: list[T]) -> T:
+            busy.add(number)  # before the look at `interrupted`: one of the two threads sees the other
+            try:
+                if interrupted.is_set():
+                    raise CancelledError
+                return self._jobs[number][0](share, before)
+            finally:
+                with finished:
+                    busy.discard(number)
+                    finished.notify_all()
+
+        def idle(timeout_s: float) -> bool:
+            with finished:
+                return finished.wait_for(lambda: not busy, timeout_s)
+
         with ThreadPoolExecutor(self.workers, thread_name_prefix="crew") as pool:
             try:
                 while running or waiting:
                     ready = [n for n in waiting if all(t.number in results for t in self._jobs[n][1])]
                     for number in ready[: self.workers - len(running)] if failure is None else []:
                         waiting.remove(number)
-                        job, after = self._jobs[number]
                         share = min(self.workers, len(running) + len(ready))
                         context = contextvars.copy_context()  # a Prefect task finds its flow run in it
-                        done_before = [results[t.number] for t in after]
-                        running[pool.submit(context.run, job, share, done_before)] = number
+                        before = [results[t.number] for t in self._jobs[number][1]]
+                        running[pool.submit(context.run, do, number, share, before)] = number
                     if not running:
                         break
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -79,7 +100,8 @@ class Crew(Generic[T]):
                             results[number] = future.result()
                         failure = failure or error
             except BaseException:
-                while wait(running, timeout=POLL_S).not_done:
+                interrupted.set()
+                while not idle(POLL_S):
                     self.stop()
                 raise
         if failure is not None:

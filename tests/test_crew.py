@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -98,3 +99,28 @@ def test_an_interrupt_stops_what_runs() -> None:
     assert process.stdout.readline() == "up\n"
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=30) == 7
+
+
+def test_an_interrupt_while_a_job_is_handed_in_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal may come when the job runs already and its future is not yet known."""
+    started, stopped, later = threading.Event(), threading.Event(), []
+    submit = ThreadPoolExecutor.submit
+
+    def interrupted(pool, *job):  # type: ignore[no-untyped-def]
+        submit(pool, *job)
+        assert started.wait(30)
+        submit(pool, *job)  # in the queue behind the first: not started any more
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    crew: Crew[None] = Crew(1, stopped.set)
+
+    def job(share: int, before: list[None]) -> None:
+        later.append(share)
+        started.set()
+        assert stopped.wait(30)
+
+    crew.add("job", job)
+    with pytest.raises(KeyboardInterrupt):
+        crew.work()
+    assert stopped.is_set() and len(later) == 1
