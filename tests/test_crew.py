@@ -123,4 +123,5 @@ def test_an_interrupt_while_a_job_is_handed_in_stops_it(monkeypatch: pytest.Monk
     crew.add("job", job)
     with pytest.raises(KeyboardInterrupt):
         crew.work()
-    assert stopped.is_set() and len(later) == 1
+    assert stopped.is_set()
+    assert len(later) == 1
