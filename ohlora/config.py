@@ -513,6 +513,8 @@ def state_dir(config: Config, root: Path) -> Path:
 
 
 def _parse_scalar(text: str) -> Any:
+    if not text.strip():
+        return ""  # `--set face.start=` empties a text; null is written out
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -54,6 +54,11 @@ def test_override_reads_any_notation_of_a_float(rate: float) -> None:
     assert load_config(ROOT, overrides=[f"voice.learning_rate={rate!r}"]).voice.learning_rate == rate
 
 
+@pytest.mark.parametrize("written", ["", '""'])
+def test_override_empties_a_text(written: str) -> None:
+    assert load_config(ROOT, overrides=[f"face.start={written}"]).face.start == ""
+
+
 @pytest.mark.parametrize(
     ("override", "fragments"),
     [
