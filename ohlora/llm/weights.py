@@ -205,6 +205,8 @@ def save_voice(
         settings = copy.copy(network.peft_config["default"])
         settings.base_model_name_or_path = base.settings["name"]  # peft would write a path of this machine
         settings.inference_mode = True
+        if isinstance(settings.target_modules, set):  # in another order in each process, and so another hash
+            settings.target_modules = sorted(settings.target_modules)
         settings.save_pretrained(folder)
     open_to_all(folder)
     return write_manifest(

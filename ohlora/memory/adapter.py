@@ -55,6 +55,7 @@ def save_adapter(
         config_path = out / LORA_CONFIG
         config = json.loads(config_path.read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = base.settings["name"]  # peft writes the path of this machine
+        config["target_modules"] = sorted(config["target_modules"])  # a set is in any order
         config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (out / "README.md").unlink(missing_ok=True)  # peft's empty template
         weights = load_file(out / LORA_WEIGHTS)

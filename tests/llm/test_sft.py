@@ -77,6 +77,8 @@ def test_the_figure_of_the_report_is_that_of_the_saved_folder(
 def test_adapter_is_small_and_names_no_path_of_this_machine(lora: tuple[Path, Report]) -> None:
     settings = (lora[0] / "adapter_config.json").read_text()
     assert json.loads(settings)["base_model_name_or_path"] == "scratch-neox"
+    modules = json.loads(settings)["target_modules"]
+    assert modules == sorted(modules)  # equal weights have equal digests
     assert str(lora[0].parent.parent) not in settings + (lora[0] / MANIFEST).read_text()
     assert "model.safetensors" not in verify(lora[0], "voice").files
 

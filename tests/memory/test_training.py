@@ -141,7 +141,10 @@ def test_lora_weights_merge_into_what_they_do(work: Path, tmp_path: Path) -> Non
     save_adapter(model, tmp_path / "lora", base=base, settings={"threshold": 0.1}, provenance={})
     manifest = verify(tmp_path / "lora", "memory")
     assert manifest.settings["type"] == "lora"
-    assert str(tmp_path) not in (tmp_path / "lora" / "adapter_config.json").read_text()
+    settings = (tmp_path / "lora" / "adapter_config.json").read_text()
+    assert str(tmp_path) not in settings
+    modules = json.loads(settings)["target_modules"]
+    assert modules == sorted(modules)  # equal weights have equal digests
     assert all(
         t.dtype == torch.float16 for t in load_file(tmp_path / "lora" / "adapter_model.safetensors").values()
     )
