@@ -27,12 +27,14 @@ LORA_CONFIG = "adapter_config.json"
 FULL_WEIGHTS = "model.safetensors"
 
 
-def add_lora(model: PreTrainedModel, rank: int) -> PeftModel:
-    """Wrap every linear layer; only the low-rank parts train."""
+def add_lora(model: PreTrainedModel, rank: int, seed: int) -> PeftModel:
+    """Wrap every linear layer; only the low-rank parts train. `seed` draws their first weights."""
     from peft import LoraConfig, get_peft_model  # takes seconds, and who only embeds needs none of it
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
-    return get_peft_model(model, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
 
 
 def save_adapter(

@@ -78,7 +78,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     encoder = Encoder(transformer.model, load_tokenizer(base_folder), **settings)
     before = judge(encoder, pairs)
     if base.settings["trains"] == "lora":
-        encoder.model = add_lora(transformer.model, config.memory.lora_rank)
+        encoder.model = add_lora(transformer.model, config.memory.lora_rank, config.memory.seed)
         transformer.model = encoder.model  # type: ignore[assignment]  # a PeftModel stands in for its base
     fit(model, of_split(pairs, "train"), encoder.prefixes, config, journal)
     after = judge(encoder, pairs)

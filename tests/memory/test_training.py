@@ -130,9 +130,20 @@ def test_corrupt_weights_are_refused(work: Path, report: Report, tmp_path: Path)
         merge(work / "base", broken, tmp_path / "merged")
 
 
+def test_a_seed_draws_the_first_weights_of_an_adapter(work: Path) -> None:
+    def drawn(seed: int) -> list[torch.Tensor]:
+        model = add_lora(load_network(work / "base"), rank=4, seed=seed)
+        return [p.detach().clone() for name, p in model.named_parameters() if "lora_A" in name]
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    assert first
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
 def test_lora_weights_merge_into_what_they_do(work: Path, tmp_path: Path) -> None:
     base = verify(work / "base")
-    model = add_lora(load_network(work / "base"), rank=4)
+    model = add_lora(load_network(work / "base"), rank=4, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
