@@ -37,10 +37,11 @@ from trl.trainer.kto_trainer import KTOTrainer
 from ohlora.artifacts import MANIFEST, ArtifactError, Manifest, sha256_file, verify
 from ohlora.config import Config, PreferenceConfig, state_dir
 from ohlora.llm.likelihood import Example, bits_per_character, encode, log_likelihoods, read_rows
+from ohlora.llm.own_replies import OwnReplies, read_own_replies
 from ohlora.llm.precision import trains_in_bfloat16
 from ohlora.llm.sft import spread
 from ohlora.llm.training import SAVE_EVERY_S, Progress, Recorder, Trained, ordered_batches, trainer_arguments
-from ohlora.llm.undesirable import Preference, failing_samples, pairs
+from ohlora.llm.undesirable import Preference, pairs
 from ohlora.llm.weights import (
     check_pair,
     load_tokenizer,
@@ -86,14 +87,16 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
 
     card = load_card(dialogues / CARD_FILE)
     rows = read_rows(dialogues, "train")
-    made = pairs(rows, card, settings.steps * settings.batch_size // 2, settings.seed)
+    own = read_own_replies(Path(settings.samples), card, rows) if settings.samples else OwnReplies()
+    needed = settings.steps * settings.batch_size // 2
+    # her own mistakes teach more than made-up ones, of which some stay so that the rest is not forgotten
+    made = pairs(rows, card, max(needed - len(own.unwanted), -(-needed // 4)), settings.seed)
     held = pairs(read_rows(dialogues, "valid"), card, settings.evaluate_rows, settings.seed)
     if not made or not held:
         raise ArtifactError("no undesirable reply could be made from the dialogues' train or valid rows")
-    sampled = failing_samples(Path(settings.samples), card) if settings.samples else []
-    wanted = encode_all(tokenizer, [good for good, _ in made], limit)
-    unwanted = encode_all(tokenizer, [*(bad for _, bad in made), *sampled], limit)
-    kinds = Counter(bad.kind for _, bad in made) + Counter(bad.kind for bad in sampled)
+    wanted = encode_all(tokenizer, [*(good for good, _ in made), *own.wanted], limit)
+    unwanted = encode_all(tokenizer, [*(bad for _, bad in made), *own.unwanted], limit)
+    kinds = Counter(bad.kind for bad in [*(bad for _, bad in made), *own.unwanted])
 
     test = encode(tokenizer, spread(read_rows(dialogues, "test"), config.voice.evaluate_rows), limit)
     held_out = HeldOut(tokenizer, held, limit, settings, mixed)
@@ -102,10 +105,11 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     trained = Trained(network, settings.learning_rate)
     trained.keep_if_best(before.loss)
 
-    name = fingerprint(config, base_manifest, start, dialogues, sampled)
+    name = fingerprint(config, base_manifest, start, dialogues, own)
     checkpoint = state_dir(config, Path()) / "checkpoints" / "preference" / name / "state.safetensors"
     notes = [
-        f"{len(wanted)} written and {len(unwanted)} undesirable replies: "
+        f"{len(wanted)} desirable replies, {len(own.wanted)} of them by or for her own samples, and "
+        f"{len(unwanted)} undesirable ones: "
         + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
         + "."
     ]
@@ -376,9 +380,7 @@ def pass_on(voice: Path, folder: Path, manifest: Manifest) -> None:
     verify(folder)
 
 
-def fingerprint(
-    config: Config, base: Manifest, start: Manifest, dialogues: Path, sampled: Sequence[Preference]
-) -> str:
+def fingerprint(config: Config, base: Manifest, start: Manifest, dialogues: Path, own: OwnReplies) -> str:
     """Names a training: the same settings and adapter on the same data continue the same checkpoint."""
     body = [
         config.preference.model_dump_json(),
@@ -388,7 +390,7 @@ def fingerprint(
         start.digest,
         sha256_file(dialogues / "train.parquet"),
         sha256_file(dialogues / CARD_FILE),
-        repr(sampled),
+        repr(own),
     ]
     return hashlib.sha256("\n".join(body).encode()).hexdigest()[:16]
 

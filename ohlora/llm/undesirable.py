@@ -6,25 +6,22 @@ apply to a row gives None: nothing is contradicted where nothing was remembered.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ohlora.artifacts import ArtifactError
 from ohlora.persona.card import Card
 from ohlora.persona.dialogues import DialogueRow, normalise
-from ohlora.persona.expressions import expression_of, fallback_expression
+from ohlora.persona.expressions import expression_of
 from ohlora.persona.prompt import (
     ParsedTurn,
     TurnError,
     parse_turn,
     render_completion,
-    render_prompt,
 )
 from ohlora.persona.register import polite_sentences
 
@@ -42,6 +39,7 @@ OPPOSITES = {
 
 TYPES = ("INFP", "ISFJ", "ESTP", "INTP", "ENFP", "ISTJ", "ESFP", "ENTJ")
 OTHER_SCHOOLS = ("한빛", "누리", "미르", "가온")
+LITTLE_HANGUL = "little Hangul"
 EMPTY = ("음...", "어...", "글쎄...", "그래.", "응.", "몰라.")
 
 _SENTENCE_END = r"(?=[.!?~…ㅋㅎ ]*(?:[.!?~…]|$))"
@@ -290,48 +288,18 @@ def pairs(
     return made
 
 
-def failing_samples(path: Path, card: Card) -> list[Preference]:
-    """Sampled replies that fail a check: no speech, a loop, the wrong register, a cut end, little Hangul.
-
-    Args:
-        path: CSV with the columns `prompt` (what the person said) and `reply`, as `ohlora reply` writes it;
-            `finish_reason` is read where it is there.
-        card: says which register is wanted.
-
-    Raises:
-        ArtifactError: the file is missing, or lacks a column.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as f:
-            rows = list(csv.DictReader(f))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ArtifactError(f"preference.samples: {path} cannot be read as CSV: {error}") from error
-    if rows and not {"prompt", "reply"} <= rows[0].keys():
-        raise ArtifactError(f"preference.samples: {path} needs the columns prompt and reply")
-    found = []
-    for row in rows:
-        fault = fault_of(row["reply"] or "", card, row.get("finish_reason") or "")
-        reply = " ".join((row["reply"] or "").split())
-        if fault and re.search(r"\w", reply) and not set("[]()") & set(reply):
-            name = fallback_expression(reply, card)
-            spoilt = ParsedTurn(reply, [], name, expression_of(name, card))
-            prompt = render_prompt(card, [], [], row["prompt"])
-            found.append(Preference(prompt, Spoiler([], card).write(spoilt), False, f"sampled: {fault}"))
-    return found
-
-
 def fault_of(reply: str, card: Card, finish_reason: str = "") -> str:
     """What is wrong with a reply, or nothing: what can be said for certain without a model."""
     letters = [c for c in reply if c.isalpha()]
     if len(normalise(reply)) < 2:
         return "says nothing"
-    if finish_reason == "length":
+    if finish_reason in ("budget", "length"):
         return "cut off"
     words = reply.split()
     if re.search(r"(\S.+?)\1\1", reply) or len(words) - len(set(words)) > 3:
         return "loop"
     if sum("가" <= c <= "힣" or "ㄱ" <= c <= "ㅣ" for c in letters) < 0.5 * len(letters):
-        return "little Hangul"
+        return LITTLE_HANGUL
     if bool(polite_sentences(reply)) == (card.speech == "반말"):
         return "wrong register"
     return ""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ohlora.artifacts import ArtifactError
 from ohlora.llm import undesirable
 from ohlora.llm.likelihood import read_rows
-from ohlora.llm.undesirable import Spoiler, casual, failing_samples, fault_of, formal, pairs
+from ohlora.llm.undesirable import Spoiler, casual, fault_of, formal, pairs
 from ohlora.persona.card import Card, load_card
 from ohlora.persona.prompt import parse_turn
 from tests.llm.conftest import ROOT
@@ -143,24 +143,7 @@ def test_a_row_of_another_format_is_named() -> None:
         Spoiler([{"id": "r9", "completion": " (기쁨) 안녕!"}], CARD)
 
 
-@given(st.text(max_size=30), st.sampled_from(["", "length", "stop"]))
+@given(st.text(max_size=30), st.sampled_from(["", "length", "budget", "end"]))
 def test_every_reply_has_a_verdict(reply: str, reason: str) -> None:
     known = {"", "says nothing", "cut off", "loop", "little Hangul", "wrong register"}
     assert fault_of(reply, CARD, reason) in known
-
-
-def test_samples_that_fail_a_check_are_undesirable(tmp_path: Path) -> None:
-    path = tmp_path / "replies.csv"
-    path.write_text(
-        "prompt,sample,reply,finish_reason\n"
-        "안녕,0,안녕! 오늘 뭐 했어?,stop\n"
-        "안녕,1,안녕하세요! 반갑습니다.,stop\n"
-        "안녕,2,좋아 좋아좋아좋아좋아 진짜,stop\n"
-        "안녕,3,나는 오늘 학교에서 친구를,length\n",
-        encoding="utf-8",
-    )
-    found = failing_samples(path, CARD)
-    assert [f.kind for f in found] == ["sampled: wrong register", "sampled: loop", "sampled: cut off"]
-    assert all(parse_turn(f.completion, CARD) and "사용자: 안녕" in f.prompt for f in found)
-    with pytest.raises(ArtifactError, match=r"preference\.samples"):
-        failing_samples(tmp_path / "absent.csv", CARD)
