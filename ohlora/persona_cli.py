@@ -48,3 +48,42 @@ def check(
         if errors:
             fail(f"{errors} errors in {path}")
         console.print(f"{len(rows)} rows hold, {len(findings)} worth a look")
+
+
+@persona_app.command(
+    epilog="Example: ohlora persona questions --out questions.csv && "
+    "ohlora reply --prompts questions.csv --samples 2 --set generation.temperature=0.7 --out own.csv && "
+    "ohlora run --target preference --set preference.samples=own.csv --set preference.steps=150"
+)
+def questions(
+    out: Annotated[Path, typer.Option(help="CSV to write, with a column prompt.")],
+    card: Annotated[Path | None, typer.Option(help="Character card; else persona.card.")] = None,
+    dialogues: Annotated[Path | None, typer.Option(help="Rows, .jsonl; else persona.dialogues.")] = None,
+) -> None:
+    """List the training messages that a fact of the card answers, for `ohlora reply`.
+
+    Her own replies to them, `preference.samples`, teach her to say what her prompt shows.
+    """
+    from ohlora.cli import console, explained, settings
+
+    with explained():
+        import csv
+
+        from ohlora.llm.own_replies import fact_words
+        from ohlora.persona import load_card
+        from ohlora.persona.dialogues import load_dialogues
+        from ohlora.persona.prompt import render_prompt
+
+        config, root = settings()
+        who, on = load_card(card or root / config.persona.card), config.persona.day
+        found = {
+            row.user: None
+            for row in load_dialogues(dialogues or root / config.persona.dialogues)
+            if row.split == "train"
+            and not row.history
+            and not row.memories_read
+            and fact_words(render_prompt(who, [], [], row.user, on), who.filled(row.reply, on))
+        }
+        with out.open("w", encoding="utf-8", newline="") as f:
+            csv.writer(f).writerows([["prompt"], *([message] for message in found)])
+        console.print(f"{len(found)} messages: {out}", markup=False)

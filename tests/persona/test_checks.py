@@ -130,3 +130,17 @@ class TestCommand:
         result = self.check("--card", str(path))
         assert result.exit_code == 1
         assert "unknown key 'shoe_size'" in result.output
+
+
+def test_questions_are_train_messages_that_a_fact_answers(tmp_path: Path) -> None:
+    rows = [
+        row(user="너 MBTI가 뭐야", reply="나 ENTJ야!"),
+        row(id="x2", user="오늘 뭐 먹지", reply="난 칼국수!"),
+        row(id="x3", group="claim", user="너 INFP라며", reply="아니, ENTJ야.", split="test"),
+        row(id="x4", user="MBTI 다시 말해 줘", reply="ENTJ야.", history=[["안녕", "안녕!"]]),
+    ]
+    path, out = tmp_path / "rows.jsonl", tmp_path / "questions.csv"
+    path.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
+    result = CliRunner().invoke(app, ["persona", "questions", "--dialogues", str(path), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert out.read_text(encoding="utf-8").split() == ["prompt", "너", "MBTI가", "뭐야"]
