@@ -313,7 +313,7 @@ class PreferenceConfig(Section):
     desirable_weight: float = Field(1.0, gt=0)
     undesirable_weight: float = Field(1.0, gt=0)
     samples: str = Field(
-        "", description="CSV of sampled replies (prompt, reply); those that fail the checks are undesirable"
+        "", description="CSV of her own replies (prompt, reply), which rules sort: what fails is undesirable"
     )
     evaluate_every: Positive = Field(20, description="steps between held-out scores")
     evaluate_rows: Positive = Field(16, description="held-out rows that are scored, each in both kinds")

@@ -1,7 +1,7 @@
 """Stage `preference`: KTO (arXiv:2402.01306) on written and undesirable replies, after fine-tuning.
 
-- KTO needs no pairs and no judge: a reply is wanted or not. The wanted ones were written; the others are
-  made from them by rules (`ohlora.llm.undesirable`), or were sampled and failed a check.
+- KTO needs no pairs and no judge: a reply is wanted or not. Wanted ones were written; others are made from
+  them by rules (`ohlora.llm.undesirable`). Her own samples are sorted by rules (`ohlora.llm.own_replies`).
 - The reference is the fine-tuned model, as a second, frozen adapter. Switching the adapter off would make it
   the base, and the loss would then pull her back to a model that never was her.
 - Held-out rows decide: the weights with the best held-out loss are kept, the fine-tuned ones included, and
@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,14 +89,17 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     rows = read_rows(dialogues, "train")
     own = read_own_replies(Path(settings.samples), card, rows) if settings.samples else OwnReplies()
     needed = settings.steps * settings.batch_size // 2
-    # her own mistakes teach more than made-up ones, of which some stay so that the rest is not forgotten
-    made = pairs(rows, card, max(needed - len(own.unwanted), -(-needed // 4)), settings.seed)
+    made = pairs(rows, card, max(needed, len(own.wanted)), settings.seed)
     held = pairs(read_rows(dialogues, "valid"), card, settings.evaluate_rows, settings.seed)
     if not made or not held:
         raise ArtifactError("no undesirable reply could be made from the dialogues' train or valid rows")
-    wanted = encode_all(tokenizer, [*(good for good, _ in made), *own.wanted], limit)
-    unwanted = encode_all(tokenizer, [*(bad for _, bad in made), *own.unwanted], limit)
-    kinds = Counter(bad.kind for bad in [*(bad for _, bad in made), *own.unwanted])
+    # Written turns keep her declining and remembering; of made-up faults a quarter is enough where she has
+    # her own: at a rate at which she learns from those, they cost likelihood.
+    desirable = [*(good for good, _ in made), *own.wanted]
+    faults = max(needed - len(own.unwanted), -(-needed // 4))
+    undesirable = [*(bad for _, bad in made[:faults]), *own.unwanted]
+    wanted, unwanted = (encode_all(tokenizer, part, limit) for part in (desirable, undesirable))
+    kinds = Counter(reply.kind for reply in undesirable)
 
     test = encode(tokenizer, spread(read_rows(dialogues, "test"), config.voice.evaluate_rows), limit)
     held_out = HeldOut(tokenizer, held, limit, settings, mixed)
@@ -368,8 +371,27 @@ def tokens_of(batch: Sequence[tuple[Example, bool]]) -> list[dict[str, Any]]:
 def encode_all(
     tokenizer: PreTrainedTokenizerFast, replies: Sequence[Preference], limit: int
 ) -> list[Example]:
-    """Replies as tokens."""
-    return encode(tokenizer, [{"prompt": r.prompt, "completion": r.completion} for r in replies], limit)
+    """Replies as tokens; of those with `speech_only` the speech alone, without memories, expression and end.
+
+    A whole turn among the undesirable ones would make its expression less likely, which is right.
+    """
+    rows = [{"prompt": r.prompt, "completion": r.completion} for r in replies]
+    whole, marked = encode(tokenizer, rows, limit), encode(tokenizer, rows, limit, tag_weight=0.0)
+    return [
+        _speech(marked_one) if reply.speech_only else whole_one
+        for reply, whole_one, marked_one in zip(replies, whole, marked, strict=True)
+    ]
+
+
+def _speech(example: Example) -> Example:
+    """The example up to the first token whose weight is 0 after the prompt."""
+    spoken = example.prompt_tokens + sum(weight > 0 for weight in example.weights) - 1  # but the end token
+    return replace(
+        example,
+        input_ids=example.input_ids[:spoken],
+        labels=example.labels[:spoken],
+        weights=example.weights[:spoken],
+    )
 
 
 def pass_on(voice: Path, folder: Path, manifest: Manifest) -> None:
@@ -399,7 +421,7 @@ def plot_curves(progress: Progress, path: Path) -> None:
     """Rewards of both kinds and the KL per step, and the held-out loss."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     for key, label in (
-        ("rewards/chosen", "reward, written"),
+        ("rewards/chosen", "reward, desirable"),
         ("rewards/rejected", "reward, undesirable"),
         ("kl", "KL (nats)"),
     ):

@@ -82,12 +82,16 @@ def read_own_replies(path: Path, card: Card, rows: Sequence[dict[str, Any]] = ()
                 fault = fact_fault(reply, written.text, words)
                 if fault and prompt not in corrected:
                     corrected.add(prompt)
-                    found.wanted.append(Preference(prompt, row["completion"], True, "written"))
+                    found.wanted.append(_speech(prompt, row["completion"], "written"))
                 elif not fault and all(_holds(reply, word) for word in words):
-                    found.wanted.append(Preference(prompt, write(said), True, "sampled: right fact"))
+                    found.wanted.append(_speech(prompt, write(said), "sampled: right fact"))
         if fault:
-            found.unwanted.append(Preference(prompt, write(said), False, f"sampled: {fault}"))
+            found.unwanted.append(_speech(prompt, write(said), f"sampled: {fault}", desirable=False))
     return found
+
+
+def _speech(prompt: str, completion: str, kind: str, desirable: bool = True) -> Preference:
+    return Preference(prompt, completion, desirable, kind, speech_only=True)
 
 
 def alone(row: dict[str, Any], card: Card) -> str:

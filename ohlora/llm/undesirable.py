@@ -259,6 +259,9 @@ class Preference:
     completion: str
     desirable: bool
     kind: str  # "written", or what is wrong with it
+    speech_only: bool = (
+        False  # memories and expression are those of the written reply: nothing to learn there
+    )
 
 
 def pairs(

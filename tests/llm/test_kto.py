@@ -10,9 +10,10 @@ import torch
 
 from ohlora.artifacts import ArtifactError, verify
 from ohlora.llm import kto, sft
-from ohlora.llm.kto import tokens_of
+from ohlora.llm.kto import encode_all, tokens_of
 from ohlora.llm.likelihood import IGNORED, Example
-from ohlora.llm.weights import load_trainable
+from ohlora.llm.undesirable import Preference
+from ohlora.llm.weights import load_tokenizer, load_trainable
 from ohlora.stage import Journal, Report
 from tests.llm.conftest import ROOT, tiny_config
 
@@ -161,3 +162,28 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     folder, report = run(lora_base, real_dialogues, voice, tmp_path)
     assert "Resumed at step 4 from a checkpoint." in report.notes
     assert verify(folder).files == verify(preferred[0]).files  # hashes of the weights
+
+
+def test_own_replies_teach_the_speech_alone(lora_base: Path) -> None:
+    tokenizer = load_tokenizer(lora_base)
+    prompt, completion = "사용자: 안녕\n오로라:", " 나야! [이름: 민수] (기쁨 653)"
+    whole, speech = encode_all(
+        tokenizer,
+        [Preference(prompt, completion, True, "written", speech_only=only) for only in (False, True)],
+        128,
+    )
+    start = whole.prompt_tokens
+    assert tokenizer.decode(whole.input_ids[start:-1]) == completion
+    assert tokenizer.decode(speech.input_ids[start:]) == " 나야!"
+    assert len(speech.input_ids) == len(speech.labels) == len(speech.weights)
+
+
+def test_own_replies_are_trained_on(
+    lora_base: Path, real_dialogues: Path, voice: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("prompt,reply\n안녕,좋아 좋아좋아좋아좋아 진짜\n", encoding="utf-8")
+    _, report = run(lora_base, real_dialogues, voice, tmp_path, f"preference.samples={path}")
+    assert any("sampled: loop 1" in note for note in report.notes)
+    with pytest.raises(ArtifactError, match=r"preference\.samples"):
+        run(lora_base, real_dialogues, voice, tmp_path, "preference.samples=absent.csv")
