@@ -69,6 +69,7 @@ def questions(
     with explained():
         import csv
 
+        from ohlora.config import ConfigError
         from ohlora.llm.own_replies import fact_words
         from ohlora.persona import load_card
         from ohlora.persona.dialogues import load_dialogues
@@ -84,6 +85,9 @@ def questions(
             and not row.memories_read
             and fact_words(render_prompt(who, [], [], row.user, on), who.filled(row.reply, on))
         }
+        if out.is_dir():
+            raise ConfigError(f"--out {out} is a folder; name a file, e.g. {out / 'questions.csv'}")
+        out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", encoding="utf-8", newline="") as f:
             csv.writer(f).writerows([["prompt"], *([message] for message in found)])
         console.print(f"{len(found)} messages: {out}", markup=False)

@@ -139,8 +139,13 @@ def test_questions_are_train_messages_that_a_fact_answers(tmp_path: Path) -> Non
         row(id="x3", group="claim", user="너 INFP라며", reply="아니, ENTJ야.", split="test"),
         row(id="x4", user="MBTI 다시 말해 줘", reply="ENTJ야.", history=[["안녕", "안녕!"]]),
     ]
-    path, out = tmp_path / "rows.jsonl", tmp_path / "questions.csv"
+    path, out = tmp_path / "rows.jsonl", tmp_path / "new" / "questions.csv"
     path.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
     result = CliRunner().invoke(app, ["persona", "questions", "--dialogues", str(path), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert out.read_text(encoding="utf-8").split() == ["prompt", "너", "MBTI가", "뭐야"]
+    folder = CliRunner().invoke(
+        app, ["persona", "questions", "--dialogues", str(path), "--out", str(tmp_path)]
+    )
+    assert folder.exit_code == 1
+    assert "is a folder" in folder.output
