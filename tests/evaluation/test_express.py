@@ -46,9 +46,8 @@ def test_tag_first_then_policy(card: Card, reply: str, name: str, source: str, p
     assert scored.expression.pose == pytest.approx(pose)
 
 
-@given(st.text(max_size=60))
-def test_every_text_gets_an_expression_of_the_card(text: str) -> None:
-    card = load_card(ROOT / "data/persona/ohlora.yaml")
+@given(text=st.text(max_size=60))
+def test_every_text_gets_an_expression_of_the_card(card: Card, text: str) -> None:
     scored = express(Row(1, text), card)
     assert scored.name in card.expressions
     assert scored.expression is not None

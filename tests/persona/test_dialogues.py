@@ -33,7 +33,7 @@ from ohlora.persona.dialogues import (
     with_history,
 )
 from ohlora.persona.similarity import near_duplicates
-from ohlora.stage import Journal
+from ohlora.stage import Journal, Report
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = date(2025, 12, 1)  # of the committed settings
@@ -272,13 +272,21 @@ class TestStage:
         }
         return config.model_copy(update={"persona": config.persona.model_copy(update=persona | change)})
 
-    def stage(self, tmp_path: Path, **change: Any) -> Any:
+    def stage(self, tmp_path: Path, **change: Any) -> Report:
         inputs, outputs = {"persona": ROOT / "data/persona"}, {"output": tmp_path / "out"}
         return run(self.config(**change), inputs, outputs, Journal(tmp_path / "journal"))
 
-    def test_writes_prompts_and_completions(self, tmp_path: Path, rows: list[DialogueRow]) -> None:
-        report = self.stage(tmp_path)
-        out = tmp_path / "out"
+    @pytest.fixture(scope="class")
+    def whole(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+        """What the stage makes of all committed rows."""
+        folder = tmp_path_factory.mktemp("dialogues")
+        report = self.stage(folder)
+        return folder / "out", report
+
+    def test_writes_prompts_and_completions(
+        self, whole: tuple[Path, Report], rows: list[DialogueRow]
+    ) -> None:
+        out, report = whole
         card = load_card(out / "persona.yaml")
         tables = {split: pq.read_table(out / f"{split}.parquet").to_pylist() for split in ("train", "test")}
         assert len(tables["train"]) == report.metrics["rows_train"]
@@ -297,9 +305,8 @@ class TestStage:
         with Image.open(out / "lengths.png") as picture:
             assert picture.size[0] > 300
 
-    def test_her_age_is_read_in_the_prompt_not_learnt(self, tmp_path: Path) -> None:
-        self.stage(tmp_path)
-        train = pq.read_table(tmp_path / "out/train.parquet").to_pylist()
+    def test_her_age_is_read_in_the_prompt_not_learnt(self, whole: tuple[Path, Report]) -> None:
+        train = pq.read_table(whole[0] / "train.parquet").to_pylist()
         said = Counter()
         for record in train:
             header = record["prompt"].partition("\n")[0]
