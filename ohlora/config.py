@@ -315,6 +315,9 @@ class PreferenceConfig(Section):
     samples: str = Field(
         "", description="CSV of her own replies (prompt, reply), which rules sort: what fails is undesirable"
     )
+    retention: float = Field(
+        0.0, ge=0, description="weight of the divergence from the fine-tuned model on turns of other kinds"
+    )
     evaluate_every: Positive = Field(20, description="steps between held-out scores")
     evaluate_rows: Positive = Field(16, description="held-out rows that are scored, each in both kinds")
     patience: int = Field(3, ge=0, description="scores without a better one before training ends; 0 is never")

@@ -4,6 +4,8 @@
   them by rules (`ohlora.llm.undesirable`). Her own samples are sorted by rules (`ohlora.llm.own_replies`).
 - The reference is the fine-tuned model, as a second, frozen adapter. Switching the adapter off would make it
   the base, and the loss would then pull her back to a model that never was her.
+- Her own samples are about facts. What they shall not change is held by `preference.retention`
+  (`ohlora.llm.retention`).
 - Held-out rows decide: the weights with the best held-out loss are kept, the fine-tuned ones included, and
   none that find the written replies less likely than `MOST_LOSS` allows.
 - With `preference.steps: 0` the fine-tuned adapter is passed on as it is.
@@ -18,7 +20,8 @@ import shutil
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,15 +33,18 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from datasets import Dataset
+from torch.nn.functional import kl_div
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
+from trl.trainer.utils import use_adapter
 
 from ohlora.artifacts import MANIFEST, ArtifactError, Manifest, sha256_file, verify
 from ohlora.config import Config, PreferenceConfig, state_dir
 from ohlora.llm.likelihood import Example, bits_per_character, encode, log_likelihoods, read_rows
 from ohlora.llm.own_replies import OwnReplies, read_own_replies
 from ohlora.llm.precision import trains_in_bfloat16
+from ohlora.llm.retention import next_words, retained
 from ohlora.llm.sft import spread
 from ohlora.llm.training import SAVE_EVERY_S, Progress, Recorder, Trained, ordered_batches, trainer_arguments
 from ohlora.llm.undesirable import Preference, pairs
@@ -58,7 +64,15 @@ if TYPE_CHECKING:
 
 CURVES = "preference.png"
 MOST_LOSS = 0.02  # share by which held-out bits per character may rise
-FIGURES = ("loss", "learning_rate", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins")
+FIGURES = (
+    "loss",
+    "learning_rate",
+    "kl",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "retention",
+)
 
 
 def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journal: Journal) -> Report:
@@ -89,14 +103,15 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     rows = read_rows(dialogues, "train")
     own = read_own_replies(Path(settings.samples), card, rows) if settings.samples else OwnReplies()
     needed = settings.steps * settings.batch_size // 2
-    made = pairs(rows, card, max(needed, len(own.wanted)), settings.seed)
+    few = -(-needed // 4)
+    made = pairs(rows, card, few if settings.retention else max(needed, len(own.wanted)), settings.seed)
     held = pairs(read_rows(dialogues, "valid"), card, settings.evaluate_rows, settings.seed)
     if not made or not held:
         raise ArtifactError("no undesirable reply could be made from the dialogues' train or valid rows")
-    # Written turns keep her declining and remembering; of made-up faults a quarter is enough where she has
-    # her own: at a rate at which she learns from those, they cost likelihood.
+    # Written turns keep her declining and remembering where no retention does; of made-up faults a quarter is
+    # enough where she has her own: at a rate at which she learns from those, they cost likelihood.
     desirable = [*(good for good, _ in made), *own.wanted]
-    faults = max(needed - len(own.unwanted), -(-needed // 4))
+    faults = max(needed - len(own.unwanted), few)
     undesirable = [*(bad for _, bad in made[:faults]), *own.unwanted]
     wanted, unwanted = (encode_all(tokenizer, part, limit) for part in (desirable, undesirable))
     kinds = Counter(reply.kind for reply in undesirable)
@@ -108,6 +123,9 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     trained = Trained(network, settings.learning_rate)
     trained.keep_if_best(before.loss)
 
+    turns = retained(rows, own, card, settings)
+    held_to = encode_all(tokenizer, turns, limit)
+
     name = fingerprint(config, base_manifest, start, dialogues, own)
     checkpoint = state_dir(config, Path()) / "checkpoints" / "preference" / name / "state.safetensors"
     notes = [
@@ -116,13 +134,16 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
         + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
         + "."
     ]
+    if turns:
+        parts = Counter(turn.kind for turn in turns)
+        notes.append("Held to what it was on " + ", ".join(f"{n} {kind}" for kind, n in parts.items()) + ".")
 
     def evaluate(step: int) -> float:
         now = held_out.measure(network)
         journal.log(step, **{f"valid_{key}": value for key, value in now.figures().items()})
         return now.loss if now.bits <= before.bits * (1 + MOST_LOSS) else math.inf
 
-    first = fit(trained, tokenizer, wanted, unwanted, config, journal, mixed, evaluate, checkpoint)
+    first = fit(trained, tokenizer, wanted, unwanted, config, journal, mixed, evaluate, checkpoint, held_to)
     if first:
         notes.append(f"Resumed at step {first} from a checkpoint.")
     progress = trained.progress
@@ -270,6 +291,24 @@ class PreparedTrainer(KTOTrainer):
     TRL would tokenise prompt and completion together, and read names of special tokens in them.
     """
 
+    held_to: Iterator[list[Example]] | None = None
+    retention = 0.0
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """KTO's loss, and the divergence from the reference on turns that shall stay as they are."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.held_to is None or not model.training:
+            return loss
+        batch = next(self.held_to)
+        network = self.accelerator.unwrap_model(model)
+        reference = self.ref_model or network
+        with torch.no_grad(), nullcontext() if self.ref_model else use_adapter(network, "ref"):
+            before = next_words(reference, batch)
+        now = next_words(network, batch)
+        moved = kl_div(now, before, reduction="sum", log_target=True) / len(batch)
+        self._metrics["train"]["retention"].append(moved.item())
+        return loss + self.retention * moved
+
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
 
@@ -284,6 +323,7 @@ def fit(
     mixed: bool,
     evaluate: Any,
     checkpoint: Path | None = None,
+    held_to: Sequence[Example] = (),
     save_every_s: float = SAVE_EVERY_S,
 ) -> int:
     """Train to the last step, or until the held-out loss stops improving; returns the step it went on from.
@@ -298,6 +338,7 @@ def fit(
         mixed: compute in bfloat16.
         evaluate: held-out loss at a step; lower is better.
         checkpoint: file that the state is saved to, and read from.
+        held_to: turns on which it shall stay as it is, as far as `preference.retention` says.
         save_every_s: how often, in seconds.
     """
     settings, half = config.preference, config.preference.batch_size // 2
@@ -345,6 +386,11 @@ def fit(
             optimizers=(trained.optimizer, trained.schedule(settings.steps)),
             callbacks=[recorder],
         )
+        if held_to:
+            lengths = [len(e.input_ids) for e in held_to]
+            order = ordered_batches(lengths, settings.batch_size, settings.steps, settings.seed)[first:]
+            trainer.held_to = iter([[held_to[i] for i in rows] for rows in order])
+            trainer.retention = settings.retention
         if adapted:  # TRL copies the adapter as it is now, which a checkpoint may have moved on
             with torch.no_grad():
                 for name, value in reference.items():

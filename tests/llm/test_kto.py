@@ -3,17 +3,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 from ohlora.artifacts import ArtifactError, verify
+from ohlora.config import PreferenceConfig
 from ohlora.llm import kto, sft
 from ohlora.llm.kto import encode_all, tokens_of
-from ohlora.llm.likelihood import IGNORED, Example
+from ohlora.llm.likelihood import IGNORED, Example, read_rows
+from ohlora.llm.own_replies import OwnReplies
+from ohlora.llm.retention import retained
 from ohlora.llm.undesirable import Preference
 from ohlora.llm.weights import load_tokenizer, load_trainable
+from ohlora.persona.card import load_card
+from ohlora.persona.dialogues import CARD_FILE
 from ohlora.stage import Journal, Report
 from tests.llm.conftest import ROOT, tiny_config
 
@@ -115,6 +121,7 @@ def test_written_replies_gain_on_undesirable_ones(base: Path, real_dialogues: Pa
     config = tiny_config(*QUICK, "voice.epochs=10", "voice.patience=0", f"state={tmp_path}")
     sft.train(config, inputs, {"output": tmp_path / "voice"}, Journal(tmp_path / "voice"))
     overrides = ("preference.learning_rate=0.001", "preference.steps=40", "preference.patience=0")
+    overrides += ("preference.retention=0.01",)  # by a copy of the network here, not by an adapter
     folder, _ = run(base, real_dialogues, tmp_path / "voice", tmp_path, *overrides)
     assert verify(folder, "voice").settings["type"] == "full"
     points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -187,3 +194,30 @@ def test_own_replies_are_trained_on(
     assert any("sampled: loop 1" in note for note in report.notes)
     with pytest.raises(ArtifactError, match=r"preference\.samples"):
         run(lora_base, real_dialogues, voice, tmp_path, "preference.samples=absent.csv")
+
+
+def test_retention_holds_other_turns_to_what_they_were(
+    lora_base: Path, real_dialogues: Path, voice: Path, tmp_path: Path
+) -> None:
+    moved = []
+    for weight in (1e-6, 100.0):
+        run(lora_base, real_dialogues, voice, tmp_path / str(weight), f"preference.retention={weight}")
+        lines = (tmp_path / str(weight) / "preference" / "metrics.jsonl").read_text().splitlines()
+        points = [json.loads(line) for line in lines]
+        moved.append([point["retention"] for point in points if "retention" in point])
+    free, held = moved
+    assert free[0] == held[0] == pytest.approx(0, abs=1e-5)
+    assert len(held) == len(free) == 8
+    assert 0 <= sum(held) < 0.5 * sum(free)
+
+
+def test_retained_turns_are_of_other_messages_and_of_every_kind(real_dialogues: Path) -> None:
+    rows, card = read_rows(real_dialogues, "train"), load_card(real_dialogues / CARD_FILE)
+    settings = PreferenceConfig(steps=10, batch_size=8, retention=1.0)
+    kept = retained(rows, OwnReplies(), card, settings)
+    kinds = Counter(turn.kind for turn in kept)
+    assert set(kinds) == {"writing a memory", "reading one", "declining", "others"}
+    assert max(kinds.values()) <= 20
+    own = OwnReplies(wanted=[kept[0]])
+    assert kept[0].prompt not in {turn.prompt for turn in retained(rows, own, card, settings)}
+    assert retained(rows, OwnReplies(), card, PreferenceConfig()) == []
