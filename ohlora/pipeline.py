@@ -226,7 +226,16 @@ STAGES: dict[str, Stage] = {
             params=("preference", "voice.max_length", "voice.evaluate_rows", "runtime"),
             code=tuple(
                 f"ohlora/llm/{name}.py"
-                for name in ("kto", "likelihood", "precision", "training", "undesirable", "weights")
+                for name in (
+                    "kto",
+                    "likelihood",
+                    "own_replies",
+                    "precision",
+                    "retention",
+                    "training",
+                    "undesirable",
+                    "weights",
+                )
             ),
         ),
         Stage(

@@ -134,6 +134,8 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
         + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
         + "."
     ]
+    if settings.samples:
+        notes.append(f"{settings.samples}: a change of this file does not make this stage stale.")
     if turns:
         parts = Counter(turn.kind for turn in turns)
         notes.append("Held to what it was on " + ", ".join(f"{n} {kind}" for kind, n in parts.items()) + ".")

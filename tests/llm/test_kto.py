@@ -192,6 +192,7 @@ def test_own_replies_are_trained_on(
     path.write_text("prompt,reply\n안녕,좋아 좋아좋아좋아좋아 진짜\n", encoding="utf-8")
     _, report = run(lora_base, real_dialogues, voice, tmp_path, f"preference.samples={path}")
     assert any("sampled: loop 1" in note for note in report.notes)
+    assert any(f"{path}: a change" in note for note in report.notes)
     with pytest.raises(ArtifactError, match=r"preference\.samples"):
         run(lora_base, real_dialogues, voice, tmp_path, "preference.samples=absent.csv")
 
