@@ -60,7 +60,8 @@ def test_every_stage_depends_on_its_inputs_code_and_settings() -> None:
                 value = value[part]
 
 
-# What a stage uses of its room without its artifact depending on it: what a report shows, what refuses a base.
+# What a stage imports of its room that its artifact does not depend on:
+# what a report shows, or what refuses a base.
 NOT_IN_THE_ARTIFACT = {
     "parser": {"pictures"},
     "base_llm": {"hangul"},
