@@ -179,9 +179,13 @@ def start_deployment(tree: Tree, name: str, options: dict[str, Any]) -> str:
     found = httpx.get(f"{tree.prefect}/api/deployments/name/{name}/{name}", timeout=30)
     found.raise_for_status()
     body = {"parameters": {"options": options}, "state": {"type": "SCHEDULED"}}
-    created = httpx.post(
-        f"{tree.prefect}/api/deployments/{found.json()['id']}/create_flow_run", json=body, timeout=30
-    )
+    address = f"{tree.prefect}/api/deployments/{found.json()['id']}/create_flow_run"
+    created = httpx.post(address, json=body, timeout=30)
+    for _ in range(10):
+        if created.status_code != 503:  # its database is busy; Prefect's own client tries again, too
+            break
+        time.sleep(5)
+        created = httpx.post(address, json=body, timeout=30)
     assert created.status_code == 201, created.text
     return str(created.json()["id"])
 
