@@ -36,7 +36,7 @@ doctor: install  ## check this machine
 	@$(BIN)/ohlora doctor $(ARGS)
 
 # One worker runs `make up` for minutes, the other all else; one thread each, or they wait for each other.
-test: install  ## the test suite (under 15 minutes on 2 cores, no network)
+test: install  ## the test suite (about a quarter of an hour on 2 cores, no network)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not hub" --durations=25 $(ARGS)
 
 test-slow: install  ## tests that train real models for minutes
