@@ -6,7 +6,6 @@ page, second start, staleness, flows from Prefect, SIGKILL, `down`.
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ import pytest
 import yaml
 
 from ohlora.config import dump_config, load_config
-from ohlora.services import port_is_free
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(1800)  # a guard against hanging; other tests share the cores
@@ -57,17 +56,6 @@ class Tree:
 
     def stages_run(self) -> dict[str, float]:
         return {path.parent.name: path.stat().st_mtime for path in self.path.glob("artifacts/*/report.json")}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports below those that the system hands out: the chat page takes its own minutes after the choice."""
-    ports: list[int] = []
-    for port in random.SystemRandom().sample(range(15_000, 30_000), 1000):
-        if port_is_free(port):
-            ports.append(port)
-        if len(ports) == count:
-            return ports
-    pytest.fail("no free ports")
 
 
 def copy_tree(target: Path) -> None:

@@ -20,14 +20,9 @@ from ohlora.services import (
     stop,
     wait_ready,
 )
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def file_server(port: int, tag: str = "") -> Service:

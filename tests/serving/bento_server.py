@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from serving import ROOT
+from tests.ports import free_port
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ def build(product: Path, home: Path, name: str = "ohlora") -> subprocess.Complet
 def serve(what: str, home: Path, folder: Path, **extra: str) -> Iterator[Server]:
     """Serve a bento (tag or folder) from `folder` on a free port until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", what, "--port", str(port)]
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(
