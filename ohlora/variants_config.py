@@ -42,6 +42,16 @@ class ConditionalGANConfig(Section):
     r1: float = Field(10.0, ge=0, description="weight of the penalty on the discriminator's gradients")
     r1_every: Positive = 1
     mixing: Fraction = Field(0.9, description="of v1: probability that two latents share a picture's layers")
+    label_score: Literal["projection", "concatenation"] = Field(
+        "projection",
+        description="how the discriminator scores a portrait with its labels: with a term in which they "
+        "meet, or, as the original, labels beside its last layer's input, from which they cannot be learnt",
+    )
+    mapping_rate: Annotated[float, Field(gt=0)] = Field(
+        100.0,
+        description="learning rate of the mapping network's layers, in those of the rest: its weights count "
+        "a hundredth; the original had 1, at which they hardly move",
+    )
     repeats: Positive = Field(4, description="most generator steps while its loss is twice the other's")
     ema: Fraction = 0.999
 

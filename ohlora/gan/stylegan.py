@@ -13,9 +13,10 @@ Notable:
   resolution, 1 half of it, and a fraction fades between the two.
 - Noise is the checkpoint's constant one unless asked for otherwise; random noise comes from a generator that
   the caller passes in.
-- Labels have two forms. GenForce's: the embedding is as long as the latent, and the discriminator scores
+- Labels have three forms. GenForce's: the embedding is as long as the latent, and the discriminator scores
   each label dimension. The original Oh-LoRA's: a short embedding (`label_width`), and a discriminator that
-  gets the labels beside the input of its last layer (`label_concat`).
+  gets the labels beside the input of its last layer (`label_concat`). Ours (`label_projection`): one score
+  of the portrait and one for each number of the label (Miyato and Koyama 2018, arXiv:1802.05637).
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class StyleGANConfig:
     label_concat: bool = (
         False  # the discriminator's last layer sees the label, instead of scoring each number
     )
+    label_projection: bool = False  # beside a score for each number of the label, one of the portrait alone
     group_size: int = 4  # portraits that the minibatch deviation compares
 
     def __post_init__(self) -> None:
@@ -69,6 +71,8 @@ class StyleGANConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.fmaps_base < self.resolution:
             raise ValueError(f"fmaps_base {self.fmaps_base} leaves no channel at {self.resolution}")
+        if self.label_concat and self.label_projection:
+            raise ValueError("label_concat and label_projection exclude each other")
 
     def channels(self, resolution: int) -> int:
         """Feature maps at a resolution."""
@@ -474,7 +478,8 @@ class StyleDiscriminator(nn.Module):
                     kind = "fused"
                 self.add_module(f"layer{2 * block + 1}", DiscriminatorLayer(here, after, kind))
         features = config.channels(FIRST // 2) + config.label_dim * config.label_concat
-        scores = 1 if config.label_concat else max(config.label_dim, 1)
+        alone = not config.label_dim or config.label_concat or config.label_projection
+        scores = int(alone) + (0 if config.label_concat else config.label_dim)
         self.add_module(f"layer{2 * len(sizes)}", ScaledLinear(features, scores, gain=1.0, activate=False))
 
     @property
@@ -528,6 +533,8 @@ class StyleDiscriminator(nn.Module):
             x = torch.cat([x, labels], 1)
         scores: Tensor = head(x)
         if labels is not None and not config.label_concat:
+            if config.label_projection:
+                labels = F.pad(labels, (1, 0), value=1.0)
             scores = (scores * labels).sum(1, keepdim=True)
         return scores
 

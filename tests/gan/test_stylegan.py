@@ -153,12 +153,12 @@ def test_the_discriminator_fades_as_the_generator_does() -> None:
         assert not torch.allclose(critic(image, lod=0.5), critic(image, lod=1.0))
 
 
-@pytest.mark.parametrize("concat", [False, True])
-def test_labels_change_picture_and_score(concat: bool) -> None:
+@pytest.mark.parametrize("form", ["", "label_concat", "label_projection"])
+def test_labels_change_picture_and_score(form: str) -> None:
     shape = {"resolution": 16, "z_dim": 12, "w_dim": 16, "mapping_layers": 2, "mapping_fmaps": 16}
-    width = 5 if concat else 0
+    width = 5 if form else 0
     config = StyleGANConfig(
-        **shape, fmaps_base=128, fmaps_max=8, label_dim=3, label_width=width, label_concat=concat
+        **shape, fmaps_base=128, fmaps_max=8, label_dim=3, label_width=width, **{form: True} if form else {}
     )
     network, critic = generator(config), StyleDiscriminator(config)
     assert network.mapping.get_submodule("dense0").weight.shape[1] == 12 + (width or 12)
@@ -174,6 +174,8 @@ def test_labels_change_picture_and_score(concat: bool) -> None:
         network(z, labels.double())
     with pytest.raises(ValueError, match="labels must be None"):
         generator()(z, labels)
+    with pytest.raises(ValueError, match="exclude"):
+        StyleGANConfig(label_dim=3, label_concat=True, label_projection=True)
 
 
 def test_gradients_reach_everything_that_draws() -> None:

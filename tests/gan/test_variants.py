@@ -21,6 +21,7 @@ from ohlora.gan.variants.base import Base
 from ohlora.gan.variants.conditional import V1, V4
 from ohlora.gan.variants.directions import Directions, regression, svm_normal
 from ohlora.gan.variants.guided import V2
+from ohlora.gan.variants.losses import critic_loss
 from ohlora.gan.variants.method import Method, VariantUnusable, discriminator_with_labels, with_labels
 from ohlora.gan.variants.methods import METHODS
 from ohlora.gan.variants.persona import Likeness, find_persona, unit
@@ -127,7 +128,7 @@ def test_v1_and_v4_differ_in_labels_and_mixing() -> None:
     assert four.options.labels == (0, 1, 2)
     assert (one.options.mixing, four.options.mixing) == (0.9, 0.0)
     assert one.generator.mapping.get_submodule("dense0").weight.shape[1] == 12 + 16
-    assert one.discriminator.get_submodule("layer8").weight.shape == (1, 8 + 7)
+    assert one.discriminator.get_submodule("layer8").weight.shape == (1 + 7, 8)
     assert four.generator.config.label_dim == 3
 
 
@@ -140,7 +141,13 @@ def test_the_rate_falls_and_the_generator_repeats_at_most_so_often() -> None:
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.1
     assert all(1 <= curve["g_steps"] <= 4 for curve in curves)
-    assert training.optimizers["generator"].param_groups[0]["lr"] == pytest.approx(1e-4 * rates[-1])
+    labels, layers = training.optimizers["generator"].param_groups
+    assert [p.shape for p in labels["params"]] == [(7, 16)]
+    assert len(layers["params"]) == 2 * 3
+    assert labels["lr"] == pytest.approx(1e-4 * rates[-1])
+    assert layers["lr"] == pytest.approx(1e-2 * rates[-1]), "whose weights count a hundredth"
+    # what a step takes from a weight is rate times decay: the same of all
+    assert layers["lr"] * layers["weight_decay"] == pytest.approx(labels["lr"] * labels["weight_decay"])
 
 
 def test_labels_are_new_and_all_else_is_the_bases() -> None:
@@ -157,10 +164,33 @@ def test_labels_are_new_and_all_else_is_the_bases() -> None:
     assert not torch.allclose(kept.mapping(z, torch.ones(4, 7)), same, atol=1e-3)
     before = parts.base().discriminator
     assert before is not None
-    own = dict(discriminator_with_labels(before, generator.config, 7, 0).named_parameters())
-    for name, value in before.named_parameters():
-        assert name.startswith("layer8") or torch.equal(value, own[name]), name
-    assert own["layer8.weight"].shape == (1, 15)
+    for form, shape in (("projection", (8, 8)), ("concatenation", (1, 15))):
+        own = dict(discriminator_with_labels(before, generator.config, 7, form, 0).named_parameters())
+        for name, value in before.named_parameters():
+            assert name.startswith("layer8") or torch.equal(value, own[name]), name
+        assert own["layer8.weight"].shape == shape
+
+
+def test_only_a_projection_tells_whether_a_label_fits() -> None:
+    """Grey portraits whose brightness is their label against the same ones with another's label."""
+    rng = np.random.default_rng(0)
+    grey = torch.from_numpy(rng.uniform(-1, 1, (64, 1, 1, 1)).astype("f4"))
+    images, labels = grey.expand(-1, 3, 32, 32), grey.view(-1, 1) / grey.std()
+    base = parts.base().discriminator
+    assert base is not None
+    told = {}
+    for form in ("projection", "concatenation"):
+        critic = discriminator_with_labels(base, parts.SHAPE, 1, form, 0)
+        optimizer = torch.optim.Adam(critic.parameters(), 0.01)
+        for _ in range(60):
+            fits, fits_not = critic(images, labels), critic(images, labels.roll(7, 0))
+            loss = critic_loss(fits, fits_not)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        told[form] = float((critic(images, labels) - critic(images, labels.roll(7, 0))).mean().detach())
+    assert told["projection"] > 1
+    assert abs(told["concatenation"]) < 1e-4, "a sum of two scores: labels that others have change nothing"
 
 
 def test_without_a_discriminator_all_of_a_new_one_trains() -> None:

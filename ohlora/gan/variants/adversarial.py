@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ class AdversarialOptions:
     labels: tuple[int, ...] = ()  # columns of the conditions that are labels
     generator_parts: tuple[str, ...] | None = None  # submodules that train; None is all
     discriminator_parts: tuple[str, ...] | None = None
+    mapping_rate: float = 1.0  # learning rate of the mapping network's layers, in those of the rest
     repeats: int = 1  # most generator steps while its loss is twice the discriminator's
     growth: float = 0.0  # share of the steps in which the picture grows
     augment_target: float = 0.0  # 0 is no augmentation
@@ -77,15 +79,28 @@ class AdversarialTraining(Training):
         }
         rate, plain = options.learning_rate, options.generator_parts is None
         betas = (0.0, 0.99) if plain else (0.9, 0.999)  # of GenForce's training, and of the fine-tuning
-        decay = 0.0 if plain else 0.01
+        self.weight_decay = 0.0 if plain else 0.01
+        groups = {
+            "generator": self._generator_groups(),
+            "discriminator": [{"params": trainable(self.discriminator, options.discriminator_parts)}],
+        }
         self.optimizers = {
-            which: torch.optim.AdamW(trainable(module, parts), lr=rate, betas=betas, weight_decay=decay)
-            for which, module, parts in (
-                ("generator", self.generator, options.generator_parts),
-                ("discriminator", self.discriminator, options.discriminator_parts),
-            )
+            which: torch.optim.AdamW(group, lr=rate, betas=betas, weight_decay=self.weight_decay)
+            for which, group in groups.items()
         }
         self.numbers = {"augment": 0.0}
+
+    def _generator_groups(self) -> list[dict[str, Any]]:
+        """Parameters of the generator that train; those of the mapping network's layers apart, if faster."""
+        chosen, scale = trainable(self.generator, self.options.generator_parts), self.options.mapping_rate
+        if scale == 1:
+            return [{"params": chosen}]
+        layers = {id(p) for layer in self.generator.mapping.children() for p in layer.parameters()}
+        faster = [p for p in chosen if id(p) in layers]
+        rest = [p for p in chosen if id(p) not in layers]
+        # the optimizer multiplies decay by the rate; these weights are to shrink no sooner than the others
+        decay = self.weight_decay / scale
+        return [{"params": rest}, {"params": faster, "scale": scale, "weight_decay": decay}]
 
     @property
     def lod(self) -> float:

@@ -1,11 +1,16 @@
 """`v1` and `v4`: a conditional GAN whose mapping network learns attributes.
 
 As the original trained them: labels are projected to 16 numbers each for the mapping network, whose first
-layer is new; the discriminator's last layer is new and sees the labels beside its features; of both networks
-only the mapping and the discriminator's last three layers train; drawn pictures get the labels of the real
-batch; the generator takes up to four steps while its loss is twice the discriminator's. v4 has three
-attributes instead of seven and no style mixing, which had mixed attributes of the coarse layers with
-those of the fine ones.
+layer is new; the discriminator's last layer is new and sees the labels; of both networks only the mapping and
+the discriminator's last three layers train; drawn pictures get the labels of the real batch; the generator
+takes up to four steps while its loss is twice the discriminator's. v4 has three attributes instead of seven
+and no style mixing, which had mixed attributes of the coarse layers with those of the fine ones.
+
+Two things are mended by default, without either of which labels are not learnt. `label_score`: the original's
+discriminator added a score of the labels to one of the picture, so that no picture gained by fitting its
+labels; ours has a term in which they meet (see `discriminator_with_labels`). `mapping_rate`: the mapping
+network's weights count a hundredth (equalized learning rate, its multiplier), so that at the rate of the
+discriminator they hardly move.
 
 A base without a discriminator (an import that had none) gets a new one, all of which trains.
 """
@@ -43,7 +48,9 @@ class Conditional(Method):
         """The training, before its first step."""
         settings, count = config.conditional, len(self.controlled)
         generator = with_labels(base_generator(base), count, LABEL_WIDTH, config.first_layer, config.seed)
-        critic = discriminator_with_labels(base.discriminator, base.config, count, config.seed)
+        critic = discriminator_with_labels(
+            base.discriminator, base.config, count, settings.label_score, config.seed
+        )
         options = AdversarialOptions(
             steps=settings.steps,
             batch_size=settings.batch_size,
@@ -56,6 +63,7 @@ class Conditional(Method):
             labels=tuple(columns(self.controlled)),
             generator_parts=("mapping",),
             discriminator_parts=None if base.discriminator is None else critic.last_layers,
+            mapping_rate=settings.mapping_rate,
             repeats=settings.repeats,
             decays=True,
         )

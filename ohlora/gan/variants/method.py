@@ -190,18 +190,34 @@ def with_labels(
 
 @torch.no_grad()
 def discriminator_with_labels(
-    discriminator: StyleDiscriminator | None, config: StyleGANConfig, labels: int, seed: int
+    discriminator: StyleDiscriminator | None,
+    config: StyleGANConfig,
+    labels: int,
+    form: Literal["projection", "concatenation"],
+    seed: int,
 ) -> StyleDiscriminator:
-    """A discriminator whose last layer sees the labels beside its features; that layer is new.
+    """A discriminator that scores portraits together with labels; its last layer is new.
+
+    The layer is linear. Labels beside its input (`concatenation`, the original's way) add a number that is
+    the same for all portraits: two portraits' scores differ as much under one label as under another, so
+    that the generator gains nothing by obeying. `projection` has a score for each number of the label, which
+    the label weighs (Miyato and Koyama 2018, arXiv:1802.05637, section 3).
 
     Args:
         discriminator: unconditional; None makes a new one.
         config: of the base.
         labels: numbers of a label.
+        form: how portrait and label meet.
         seed: of new weights.
     """
     group = config.group_size if discriminator is None else discriminator.config.group_size
-    shape = dataclasses.replace(config, label_dim=labels, label_concat=True, group_size=group)
+    shape = dataclasses.replace(
+        config,
+        label_dim=labels,
+        label_concat=form == "concatenation",
+        label_projection=form == "projection",
+        group_size=group,
+    )
     wide = _built(StyleDiscriminator, shape, seed)
     if discriminator is not None:
         own = wide.state_dict()
