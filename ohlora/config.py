@@ -339,6 +339,9 @@ class GenerationConfig(Section):
     repetition_penalty: float = Field(1.15, ge=1, le=2)
     no_repeat_ngram: int = Field(4, ge=0, description="no run of so many tokens comes twice; 0 allows it")
     history_turns: int = Field(3, ge=0, description="earlier turns in the prompt")
+    boundaries: bool = Field(
+        True, description="a message that crosses a boundary of the card is answered with a reply of the card"
+    )
 
 
 class VoiceTestConfig(Section):

@@ -36,6 +36,7 @@ from ohlora.llm import (
     TurnRequest,
     Voice,
     fit_prompt,
+    turn_request,
 )
 from ohlora.memory import Embedder, Encoder, MemoryStore, is_grounded
 from ohlora.persona import Card, CardError, expression_of, load_card
@@ -122,7 +123,9 @@ class Companion:
             card = load_card(product / PERSONA)
         except CardError as error:
             raise ArtifactError(str(error)) from error
-        card.facts_for("", date.today())  # learns its questions now, or the first reply would wait seconds
+        # what is learnt from the card is learnt now, or the first reply would wait seconds
+        card.facts_for("", date.today())
+        card.declining("", 0)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         encoder = Encoder.load(product / "memory", device)
@@ -255,7 +258,8 @@ class Companion:
         settings = self.product.generation
         limit = self._voice.prompt_limit(settings)
         prompt = fit_prompt(self.card, memories, history, text, self._voice.count, limit)
-        return TurnRequest(prompt, self.card, secrets.randbits(63) if seed is None else seed, settings)
+        chosen = secrets.randbits(63) if seed is None else seed
+        return turn_request(prompt, text, self.card, chosen, settings)
 
     def _remember(self, session: str, noted: list[str], said: list[str]) -> list[str]:
         """Keep what the voice noted and the person really said."""

@@ -31,7 +31,7 @@ from ohlora.evaluation.voice_expression import read_expressions
 from ohlora.evaluation.voice_judges import letters
 from ohlora.evaluation.voice_probes import Probe, Probes
 from ohlora.evaluation.voice_test import Ask, Plan, Result, Said, asks, judge, spread
-from ohlora.llm.engine import TurnRequest, Voice
+from ohlora.llm.engine import Voice, turn_request
 from ohlora.llm.likelihood import encode, log_likelihoods, read_rows
 from ohlora.llm.precision import uses_bfloat16
 from ohlora.persona.card import Card, load_card
@@ -155,7 +155,7 @@ def answer(
     progress: Progress,
 ) -> list[Said]:
     """Answer every prompt with a seed of its own, in batches of similar length."""
-    turns = [TurnRequest(ask.prompt, card, seed_of(seed, ask), config) for ask in questions]
+    turns = [turn_request(ask.prompt, ask.probe.user, card, seed_of(seed, ask), config) for ask in questions]
     order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt))
     said: dict[int, Said] = {}
     for start in progress(range(0, len(order), BATCH), "replies"):
@@ -174,7 +174,7 @@ def time_replies(
         `tokens_per_second` over all turns, `first_token_seconds` and `reply_seconds` (medians), and
         `slowest_reply_seconds`.
     """
-    turns = [TurnRequest(ask.prompt, card, seed_of(seed, ask), config) for ask in questions]
+    turns = [turn_request(ask.prompt, ask.probe.user, card, seed_of(seed, ask), config) for ask in questions]
     if turns:
         voice.complete_turn(turns[0])  # what is made once is not a reply's time
     done = [voice.complete_turn(turn) for turn in turns]

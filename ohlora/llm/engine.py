@@ -41,6 +41,20 @@ class TurnRequest:
     card: Card  # whose labels and memory keys the turn may use
     seed: int  # the same seed, weights, engine and prompt give the same turn
     config: GenerationConfig
+    reply: str = ""  # her words, where they are not the network's to choose: see `Card.declining`
+
+
+def turn_request(prompt: str, message: str, card: Card, seed: int, config: GenerationConfig) -> TurnRequest:
+    """The request for an answer to a message, as it is served and tested.
+
+    Args:
+        prompt: of `render_prompt`, with the message in it.
+        message: what the person says; may cross a boundary of the card.
+        card: whose turn it is.
+        seed: of the sampling, and of the choice among replies that decline.
+        config: sampling; without `boundaries` the network alone answers.
+    """
+    return TurnRequest(prompt, card, seed, config, card.declining(message, seed) if config.boundaries else "")
 
 
 class Voice:
@@ -183,7 +197,7 @@ class Voice:
     ) -> Iterator[list[Event]]:
         """Events of each step; with several turns they are mixed, and `ends` tells the last of each."""
         prompts = [self._encode(turn.prompt, self.context - self._budget(turn.config)) for turn in turns]
-        rows = [_Row(turn, self.automaton(turn.card), self._budget(turn.config)) for turn in turns]
+        rows = [self._row(turn) for turn in turns]
         longest = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id or 0
         step = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts])
@@ -226,6 +240,13 @@ class Voice:
         finally:
             session.close()
 
+    def _row(self, turn: TurnRequest) -> _Row:
+        words: list[int] = []
+        if turn.reply:
+            text = f" {turn.reply}"  # with the format's own space, as in the turns of training
+            words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return _Row(turn, self.automaton(turn.card), self._budget(turn.config), words)
+
     def _budget(self, config: GenerationConfig) -> int:
         return min(config.max_new_tokens, self.context // 2)
 
@@ -246,7 +267,9 @@ class Voice:
 class _Row:
     """One turn of a batch, being written."""
 
-    def __init__(self, turn: TurnRequest, automaton: TurnAutomaton, budget: int) -> None:
+    def __init__(
+        self, turn: TurnRequest, automaton: TurnAutomaton, budget: int, words: Sequence[int] = ()
+    ) -> None:
         self.state = TurnState(automaton, budget)
         self.written: list[int] = []
         self._turn = turn
@@ -256,6 +279,8 @@ class _Row:
         self._text = ""
         self._told = 0  # characters of the text that events have told
         self._spoken = False  # whether the speech is complete
+        self._words = list(words)  # tokens to write before any is chosen
+        self._worded = bool(words)  # whether they are all that she says
         self._start = time.perf_counter()
         self._first = 0.0
 
@@ -268,14 +293,16 @@ class _Row:
         Returns:
             what can be told now.
         """
-        token = sample(
-            logits,
-            self.written,
-            self._generator,
-            self._turn.config,
-            self.state.allowed(),
-            free=self.state.speaking,
-        )
+        allowed = self.state.allowed()
+        if self._words and allowed[self._words[0]]:
+            token = self._words.pop(0)
+        else:
+            self._words.clear()  # the budget ends the speech sooner, or the format does not allow them
+            if self._worded and self.state.speaking and (ending := self.state.ending()).any():
+                allowed = ending
+            token = sample(
+                logits, self.written, self._generator, self._turn.config, allowed, free=self.state.speaking
+            )
         self.state.accept(token)
         self.written.append(token)
         self._text += self._characters.decode(self._texts[token])

@@ -119,6 +119,7 @@ class TurnAutomaton:
         self.in_value = kinds == "value"
         self.sentence_end = np.isin(np.arange(len(kinds)), build.sentence_ends)
         before = self._before()
+        self.spaces: Mask = np.array([text == b" " for text in tokens.texts])
         self.need = self._need(before)
         self.value_need = self._value_need(before)
         self._lengths = (tokens.symbols < STAY).sum(1)
@@ -229,6 +230,12 @@ class TurnState:
         if state == automaton.final:
             fits[automaton.tokens.end] = True
         return fits
+
+    def ending(self) -> Mask:
+        """Which of the allowed tokens end the reply, [vocabulary]; if none does, the space before its end."""
+        automaton, allowed = self._automaton, self.allowed()
+        ends: Mask = allowed & ~automaton.in_speech[automaton.after(self._state)]
+        return ends if ends.any() else allowed & automaton.spaces
 
     def accept(self, token: int) -> None:
         """Append a token that `allowed` allows.

@@ -16,6 +16,7 @@ from ohlora.attributes import Expression
 from ohlora.errors import UserError
 
 if TYPE_CHECKING:
+    from ohlora.persona.boundaries import BoundaryFinder
     from ohlora.persona.facts import FactFinder
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -25,6 +26,7 @@ Speech = Literal["반말", "존댓말"]
 
 MAX_HEADER = 40
 KEY_FORBIDDEN = set("[](){}:;\n")
+REPLY_FORBIDDEN = set("[](){}\n")
 RESERVED_KEYS = {"사용자", "오로라", "기억", "설정"}
 PLACEHOLDERS = ("age", "school_year")
 FACT_FIELDS = ("name", "romanized_name", "gender", "identity", "name_origin", "power", "mbti", "speech")
@@ -88,6 +90,25 @@ class Fact(BaseModel):
     asked: list[Text] = Field(min_length=1, description="questions and false claims that are about it")
 
 
+class Boundary(BaseModel):
+    """What she declines. With `asked` and `replies` she answers such a message with one of these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    says: Text = Field(description="in a sentence, for people who read the card")
+    asked: list[Text] = Field([], description="messages that cross it")
+    replies: list[Text] = Field([], description="what she then says")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if bool(self.asked) != bool(self.replies):
+            raise ValueError(f"boundary {self.says!r} needs both asked and replies, or neither")
+        for reply in self.replies:
+            if REPLY_FORBIDDEN & set(reply):
+                raise ValueError(f"reply {reply!r} holds a bracket or a line break")
+        return self
+
+
 class Card(BaseModel):
     """Who she is."""
 
@@ -120,7 +141,8 @@ class Card(BaseModel):
     family: list[Text]
     habits: list[Text]
     on_rudeness: list[Text]
-    boundaries: list[Text] = Field(min_length=1, description="what the persona declines")
+    boundaries: list[Boundary] = Field(min_length=1, description="what the persona declines")
+    harmless: list[Text] = Field([], description="messages that resemble those and cross no boundary")
     honesty: list[Text]
     unknowns: list[Text]
     facts: list[Fact] = Field([], description="what she looks up in her card when she is asked")
@@ -190,6 +212,26 @@ class Card(BaseModel):
             found.append(_BRACED.sub(lambda m: str(values.get(m.group(1), m.group(0))), text))
         return found
 
+    def declining(self, message: str, seed: int) -> str:
+        """What she says to a message that crosses a boundary; empty if it crosses none.
+
+        Args:
+            message: what the person says.
+            seed: chooses among the replies of the boundary.
+        """
+        asked = tuple(tuple(boundary.asked) for boundary in self.boundaries)
+        if not any(asked):
+            return ""
+        questions = [question for fact in self.facts for question in fact.asked]
+        fine = (*questions, *self.small_talk, *self.harmless)
+        if not fine:
+            return ""
+        crossed = _boundary_finder(asked, fine).find(message)
+        if crossed is None:
+            return ""
+        replies = self.boundaries[crossed].replies
+        return replies[seed % len(replies)]
+
     @property
     def greeting(self) -> str:
         """The first greeting: what she says before the person has said anything."""
@@ -206,6 +248,13 @@ def _finder(asked: tuple[tuple[str, ...], ...], small_talk: tuple[str, ...]) -> 
     from ohlora.persona.facts import FactFinder  # scikit-learn takes half a second, for who is asked only
 
     return FactFinder(asked, small_talk)
+
+
+@lru_cache(maxsize=8)
+def _boundary_finder(asked: tuple[tuple[str, ...], ...], fine: tuple[str, ...]) -> BoundaryFinder:
+    from ohlora.persona.boundaries import BoundaryFinder
+
+    return BoundaryFinder(asked, fine)
 
 
 def unknown_placeholders(text: str, known: Collection[str] = PLACEHOLDERS) -> list[str]:

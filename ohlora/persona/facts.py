@@ -47,7 +47,7 @@ class FactFinder:
             small_talk: messages that ask for no fact.
         """
         self._vectorizer = TfidfVectorizer(
-            analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, preprocessor=_letters
+            analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, preprocessor=letters_of
         )
         owners = np.array([index for index, questions in enumerate(asked) for _ in questions])
         targets = np.zeros((len(owners) + len(small_talk), len(asked)))
@@ -75,6 +75,6 @@ class FactFinder:
         return scores.reshape(-1)
 
 
-def _letters(text: str) -> str:
+def letters_of(text: str) -> str:
     """Without marks and laughter: `몇 살?` ends in the same word as `몇 살이야`."""
     return _MARKS.sub(" ", text.lower())

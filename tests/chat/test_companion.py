@@ -29,11 +29,13 @@ class Script:
         self.lines = list(lines)
         self.prompts: list[str] = []
         self.seeds: list[int] = []
+        self.replies: list[str] = []
         self.words = 0
 
     def stream(self, turn: TurnRequest) -> Iterator[Event]:
         self.prompts.append(turn.prompt)
         self.seeds.append(turn.seed)
+        self.replies.append(turn.reply)
         line = self.lines.pop(0)
         parsed = parse_turn(line, turn.card)
         for i, word in enumerate(parsed.text.split(" ")):
@@ -144,6 +146,15 @@ def test_the_seed_reaches_the_voice() -> None:
     she = companion(" 왔구나! (기쁨 654)")
     she.turn("s", "안녕", seed=7)
     assert script(she).seeds == [7]
+
+
+def test_what_she_declines_reaches_the_voice_as_a_reply() -> None:
+    she = companion(" 그런 얘기는 안 해. (평온 544)", " 왔구나! (기쁨 654)")
+    asked = CARD.boundaries[0].asked[0]
+    she.turn("s", asked, seed=2)
+    she.turn("s", "안녕!", seed=2)
+    assert script(she).replies == [CARD.declining(asked, 2), ""]
+    assert script(she).replies[0]
 
 
 def test_a_turn_is_told_while_it_is_written() -> None:

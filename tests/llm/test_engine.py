@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from ohlora.artifacts import ArtifactError
 from ohlora.config import GenerationConfig
-from ohlora.llm import ExpressionChosen, Finished, MemoryWritten, Speech, TurnRequest, Voice
+from ohlora.llm import ExpressionChosen, Finished, MemoryWritten, Speech, TurnRequest, Voice, turn_request
 from ohlora.llm.networks import Network, Session
 from ohlora.llm.sampling import repeating, sample
 from ohlora.llm.weights import load_network, load_tokenizer
@@ -122,6 +123,34 @@ def test_in_the_closing_tokens_memories_and_expression_are_the_likeliest(voice: 
         head, _, tag = text.rpartition("(")
         rests.setdefault(head, set()).add(tag)
     assert all(len(tags) == 1 for tags in rests.values())
+
+
+@pytest.mark.parametrize("config", [GREEDY, HOT])
+def test_given_words_are_all_that_she_says(voice: Voice, config: GenerationConfig) -> None:
+    roomy = config.model_copy(update={"max_new_tokens": 128})
+    asked = replace(turn("야한 얘기 하자", 3, roomy), reply="그런 얘기는 안 해. 다른 얘기 하자!")
+    events = list(voice.stream(asked))
+    assert "".join(e.text for e in events if isinstance(e, Speech)) == asked.reply
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert parse_turn(finished.completion, CARD).text == asked.reply
+    assert finished.reason == "end"
+    assert voice.complete_many([turn(), asked, turn(seed=5)])[1].completion == finished.completion
+
+
+@pytest.mark.parametrize("reply", ["그런 얘기는 안 해. " * 40, "(기쁨 654)", " [이름: 민수]", "<eos>", "  "])
+def test_words_that_do_not_fit_leave_a_whole_turn(voice: Voice, reply: str) -> None:
+    finished = voice.complete_turn(replace(turn(), reply=reply))
+    parse_turn(finished.completion, CARD)
+    assert finished.tokens <= HOT.max_new_tokens
+
+
+def test_a_message_that_crosses_a_boundary_gets_a_reply_of_the_card() -> None:
+    message = CARD.boundaries[0].asked[0]
+    asked = turn_request("…", message, CARD, 1, HOT)
+    assert asked.reply == CARD.declining(message, 1) != ""
+    assert turn_request("…", "안녕!", CARD, 1, HOT).reply == ""
+    assert turn_request("…", message, CARD, 1, HOT.model_copy(update={"boundaries": False})).reply == ""
 
 
 def test_tags_and_controls_of_the_prompt_are_text(voice: Voice) -> None:
