@@ -47,11 +47,6 @@ class ConditionalGANConfig(Section):
         description="how the discriminator scores a portrait with its labels: with a term in which they "
         "meet, or, as the original, labels beside its last layer's input, from which they cannot be learnt",
     )
-    mapping_rate: Annotated[float, Field(gt=0)] = Field(
-        100.0,
-        description="learning rate of the mapping network's layers, in those of the rest: its weights count "
-        "a hundredth; the original had 1, at which they hardly move",
-    )
     repeats: Positive = Field(4, description="most generator steps while its loss is twice the other's")
     ema: Fraction = 0.999
 
@@ -112,6 +107,11 @@ class VariantsConfig(Section):
     )
     first_layer: Literal["new", "kept"] = Field(
         "new", description="first mapping layer of v1, v3 and v4: drawn anew, or kept beside new labels"
+    )
+    mapping_rate: Annotated[float, Field(gt=0)] = Field(
+        100.0,
+        description="learning rate of the mapping network's layers in v1 to v4, in those of the rest: its "
+        "weights count a hundredth; the original had 1, at which they hardly move",
     )
     truncation: Fraction = Field(1.0, description="psi of sampled people: 0 average, 1 full variety")
     persona_candidates: Positive = Field(256, description="latents among which Oh-LoRA's is looked for")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,15 @@ from ohlora.gan.stylegan import Noise, StyleDiscriminator, StyleGenerator, mix_s
 from ohlora.gan.variants.augmentation import adapted, augment
 from ohlora.gan.variants.data import PortraitSet
 from ohlora.gan.variants.losses import critic_loss, generator_loss, r1_penalty
-from ohlora.gan.variants.training import Training, average_decay, cosine, set_rate, trainable
+from ohlora.gan.variants.training import (
+    WEIGHT_DECAY,
+    Training,
+    average_decay,
+    cosine,
+    mapping_groups,
+    set_rate,
+    trainable,
+)
 
 FIRST_RESOLUTION = 8  # of a growing picture
 REAL, LATENTS, MIXING, NOISE, AUGMENT = range(5)  # streams of randomness
@@ -79,28 +86,14 @@ class AdversarialTraining(Training):
         }
         rate, plain = options.learning_rate, options.generator_parts is None
         betas = (0.0, 0.99) if plain else (0.9, 0.999)  # of GenForce's training, and of the fine-tuning
-        self.weight_decay = 0.0 if plain else 0.01
-        groups = {
-            "generator": self._generator_groups(),
-            "discriminator": [{"params": trainable(self.discriminator, options.discriminator_parts)}],
-        }
+        decay = 0.0 if plain else WEIGHT_DECAY
+        drawing = mapping_groups(self.generator, options.generator_parts, options.mapping_rate, decay)
+        judging = trainable(self.discriminator, options.discriminator_parts)
         self.optimizers = {
-            which: torch.optim.AdamW(group, lr=rate, betas=betas, weight_decay=self.weight_decay)
-            for which, group in groups.items()
+            "generator": torch.optim.AdamW(drawing, lr=rate, betas=betas),
+            "discriminator": torch.optim.AdamW(judging, lr=rate, betas=betas, weight_decay=decay),
         }
         self.numbers = {"augment": 0.0}
-
-    def _generator_groups(self) -> list[dict[str, Any]]:
-        """Parameters of the generator that train; those of the mapping network's layers apart, if faster."""
-        chosen, scale = trainable(self.generator, self.options.generator_parts), self.options.mapping_rate
-        if scale == 1:
-            return [{"params": chosen}]
-        layers = {id(p) for layer in self.generator.mapping.children() for p in layer.parameters()}
-        faster = [p for p in chosen if id(p) in layers]
-        rest = [p for p in chosen if id(p) not in layers]
-        # the optimizer multiplies decay by the rate; these weights are to shrink no sooner than the others
-        decay = self.weight_decay / scale
-        return [{"params": rest}, {"params": faster, "scale": scale, "weight_decay": decay}]
 
     @property
     def lod(self) -> float:

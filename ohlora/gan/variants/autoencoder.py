@@ -6,7 +6,8 @@ The loss has no redrawing: what the frozen property network reads (eyes, mouth, 
 gender classifier says, and squares of mean and log variance, which keep latents where new people are sampled.
 
 Otherwise than there: both readers are in `eval()` and get pictures in the range they were trained on, the
-cosine schedule covers the training, and a redrawing term can be switched on.
+cosine schedule covers the training, the mapping network has a rate of its own (`mapping_rate`), and a
+redrawing term can be switched on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,14 @@ from ohlora.gan.variants.losses import (
 )
 from ohlora.gan.variants.method import Method, base_generator, columns, with_labels
 from ohlora.gan.variants.readers import GenderReader, PropertyReader
-from ohlora.gan.variants.training import Training, average_decay, cosine, set_rate, trainable
+from ohlora.gan.variants.training import (
+    WEIGHT_DECAY,
+    Training,
+    average_decay,
+    cosine,
+    mapping_groups,
+    set_rate,
+)
 from ohlora.stage import Journal
 from ohlora.variants_config import AutoencoderConfig, VariantsConfig
 
@@ -80,6 +88,7 @@ class AutoencoderTraining(Training):
         gender: GenderReader,
         data: PortraitSet,
         settings: AutoencoderConfig,
+        mapping_rate: float,  # learning rate of the mapping network's layers, in those of the labels
         seed: int,
         device: torch.device,
     ) -> None:
@@ -93,7 +102,7 @@ class AutoencoderTraining(Training):
             self.encoder = Encoder(config.resolution, config.label_dim, config.z_dim).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.modules = {"generator": self.generator, "encoder": self.encoder, "average": self.average}
-        mapping = trainable(self.generator, ["mapping"])
+        mapping = mapping_groups(self.generator, ["mapping"], mapping_rate, WEIGHT_DECAY)
         self.optimizers = {
             "generator": torch.optim.AdamW(mapping, lr=settings.learning_rate),
             "encoder": torch.optim.AdamW(self.encoder.parameters(), lr=settings.encoder_learning_rate),
@@ -156,7 +165,13 @@ class V3(Method):
         )
         readers = self.properties(), self.gender()
         return AutoencoderTraining(
-            generator, *readers, data, config.autoencoder, config.seed, self.bench.device
+            generator,
+            *readers,
+            data,
+            config.autoencoder,
+            config.mapping_rate,
+            config.seed,
+            self.bench.device,
         )
 
     def train(

@@ -6,11 +6,11 @@ the discriminator's last three layers train; drawn pictures get the labels of th
 takes up to four steps while its loss is twice the discriminator's. v4 has three attributes instead of seven
 and no style mixing, which had mixed attributes of the coarse layers with those of the fine ones.
 
-Two things are mended by default, without either of which labels are not learnt. `label_score`: the original's
-discriminator added a score of the labels to one of the picture, so that no picture gained by fitting its
-labels; ours has a term in which they meet (see `discriminator_with_labels`). `mapping_rate`: the mapping
-network's weights count a hundredth (equalized learning rate, its multiplier), so that at the rate of the
-discriminator they hardly move.
+Two things are mended by default, without either of which labels are not learnt. `label_score`: the
+original's discriminator added a score of the labels to one of the picture, so that no picture gained by
+fitting its labels; ours has a term in which they meet (see `discriminator_with_labels`). `mapping_rate`: the
+mapping network's weights count a hundredth (equalized learning rate, its multiplier), so that at the rate of
+the discriminator they hardly move.
 
 A base without a discriminator (an import that had none) gets a new one, all of which trains.
 """
@@ -63,7 +63,7 @@ class Conditional(Method):
             labels=tuple(columns(self.controlled)),
             generator_parts=("mapping",),
             discriminator_parts=None if base.discriminator is None else critic.last_layers,
-            mapping_rate=settings.mapping_rate,
+            mapping_rate=config.mapping_rate,
             repeats=settings.repeats,
             decays=True,
         )

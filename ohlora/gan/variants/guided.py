@@ -3,7 +3,8 @@
 As the original: mean squared error on six attributes, latents and labels that start fixed and become random
 by a factor of 0.9 per group of steps, patience over groups. Otherwise than there: the property network is in
 `eval()` and gets pictures in its own range; only the mapping network trains, where the original could not
-freeze the rest and drifted to men; it starts from the base's mapping, because a new first layer would have
+freeze the rest and drifted to men, and its layers have a rate of their own (`mapping_rate`); it starts from
+the base's mapping, because a new first layer would have
 no discriminator to lead it back to faces.
 """
 
@@ -23,7 +24,14 @@ from ohlora.gan.variants.data import PortraitSet
 from ohlora.gan.variants.losses import attribute_error
 from ohlora.gan.variants.method import Method, base_generator, columns, with_labels
 from ohlora.gan.variants.readers import PropertyReader
-from ohlora.gan.variants.training import Training, average_decay, cosine, set_rate, trainable
+from ohlora.gan.variants.training import (
+    WEIGHT_DECAY,
+    Training,
+    average_decay,
+    cosine,
+    mapping_groups,
+    set_rate,
+)
 from ohlora.stage import Journal
 from ohlora.variants_config import GuidedConfig, VariantsConfig
 
@@ -40,6 +48,7 @@ class GuidedTraining(Training):
         reader: PropertyReader,
         data: PortraitSet,
         settings: GuidedConfig,
+        mapping_rate: float,  # learning rate of the mapping network's layers, in those of the labels
         seed: int,
         device: torch.device,
     ) -> None:
@@ -50,8 +59,8 @@ class GuidedTraining(Training):
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.start = copy.deepcopy(self.generator.mapping).requires_grad_(False)
         self.modules = {"generator": self.generator, "average": self.average}
-        parameters = trainable(self.generator, ["mapping"])
-        self.optimizers = {"generator": torch.optim.AdamW(parameters, lr=settings.learning_rate)}
+        groups = mapping_groups(self.generator, ["mapping"], mapping_rate, WEIGHT_DECAY)
+        self.optimizers = {"generator": torch.optim.AdamW(groups, lr=settings.learning_rate)}
         self.numbers = {"group_loss": 0.0, "best": float("inf"), "waited": 0.0}
         size = settings.batch_size
         self.fixed_latents = self.normal(LATENTS, size, self.generator.config.z_dim)
@@ -117,7 +126,13 @@ class V2(Method):
         """The training, before its first step."""
         generator = with_labels(base_generator(base), len(CONDITION_NAMES), LABEL_WIDTH, "kept", config.seed)
         return GuidedTraining(
-            generator, self.properties(), data, config.guided, config.seed, self.bench.device
+            generator,
+            self.properties(),
+            data,
+            config.guided,
+            config.mapping_rate,
+            config.seed,
+            self.bench.device,
         )
 
     def train(

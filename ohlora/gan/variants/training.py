@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 
 from ohlora.errors import UserError
 from ohlora.gan.pictures import save_grid
+from ohlora.gan.stylegan import StyleGenerator
 from ohlora.stage import Journal
 
+WEIGHT_DECAY = 0.01  # of fine-tuned weights
 LOG_EVERY = 20  # steps between points of a curve
 SAVE_EVERY_S = 60.0
 COLUMNS = 4  # of a grid of samples
@@ -147,6 +150,30 @@ def trainable(module: nn.Module, names: Iterable[str] | None = None) -> list[nn.
         part = module.get_submodule(name).requires_grad_(True)
         parameters += list(part.parameters())
     return parameters
+
+
+def mapping_groups(
+    generator: StyleGenerator, names: Iterable[str] | None, scale: float, decay: float
+) -> list[dict[str, Any]]:
+    """Parameter groups of an optimizer: those of the mapping network's layers apart, if they are faster.
+
+    Args:
+        generator: whose named submodules train.
+        names: of submodules; None is all.
+        scale: learning rate of the mapping network's layers, in those of the rest; see `set_rate`.
+        decay: weight decay.
+    """
+    chosen = trainable(generator, names)
+    if scale == 1:
+        return [{"params": chosen, "weight_decay": decay}]
+    layers = {id(p) for layer in generator.mapping.children() for p in layer.parameters()}
+    faster = [p for p in chosen if id(p) in layers]
+    rest = [p for p in chosen if id(p) not in layers]
+    # the optimizer multiplies decay by the rate; these weights are to shrink no sooner than the others
+    return [
+        {"params": rest, "weight_decay": decay},
+        {"params": faster, "scale": scale, "weight_decay": decay / scale},
+    ]
 
 
 def run_training(
