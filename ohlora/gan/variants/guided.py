@@ -4,8 +4,7 @@ As the original: mean squared error on six attributes, latents and labels that s
 by a factor of 0.9 per group of steps, patience over groups. Otherwise than there: the property network is in
 `eval()` and gets pictures in its own range; only the mapping network trains, where the original could not
 freeze the rest and drifted to men, and its layers have a rate of their own (`mapping_rate`); it starts from
-the base's mapping, because a new first layer would have
-no discriminator to lead it back to faces.
+the base's mapping, because a new first layer would have no discriminator to lead it back to faces.
 """
 
 from __future__ import annotations
