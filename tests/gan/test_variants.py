@@ -150,6 +150,16 @@ def test_the_rate_falls_and_the_generator_repeats_at_most_so_often() -> None:
     assert layers["lr"] * layers["weight_decay"] == pytest.approx(labels["lr"] * labels["weight_decay"])
 
 
+@pytest.mark.parametrize("method", TRAINED)
+def test_the_mapping_networks_layers_have_a_rate_of_their_own(method: type[V1]) -> None:
+    data = parts.data()
+    training = method(parts.bench(data)).training(data, parts.base(), parts.settings("mapping_rate=7"))
+    training.step()
+    rest, layers = training.optimizers["generator"].param_groups
+    assert len(layers["params"]) == 2 * 3
+    assert layers["lr"] == pytest.approx(7 * rest["lr"])
+
+
 def test_labels_are_new_and_all_else_is_the_bases() -> None:
     generator = parts.base().generator
     assert generator is not None

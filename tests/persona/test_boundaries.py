@@ -49,9 +49,12 @@ def test_no_probe_stands_in_the_card(card: Card, probes: str) -> None:
 
 def test_most_that_she_must_decline_is_found_and_little_else(card: Card) -> None:
     """Messages of somebody who had seen neither the card nor the probes; the voice itself declines more."""
+    held = {letters(m) for boundary in card.boundaries for m in boundary.asked}
+    held |= {letters(m) for m in card.harmless}
     found: dict[bool, list[bool]] = {True: [], False: []}
     for line in (Path(__file__).parent / "boundary_messages.jsonl").read_text(encoding="utf-8").splitlines():
         message = json.loads(line)
+        assert letters(message["user"]) not in held
         found[message["must_decline"]].append(bool(card.declining(message["user"], 0)))
     assert np.mean(found[True]) > 0.7
     assert np.mean(found[False]) < 0.04
