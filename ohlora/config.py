@@ -342,6 +342,9 @@ class GenerationConfig(Section):
     boundaries: bool = Field(
         True, description="a message that crosses a boundary of the card is answered with a reply of the card"
     )
+    facts: bool = Field(
+        True, description="so is a message that clearly asks for a fact of the card which has replies"
+    )
 
 
 class VoiceTestConfig(Section):

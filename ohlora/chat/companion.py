@@ -125,7 +125,7 @@ class Companion:
             raise ArtifactError(str(error)) from error
         # what is learnt from the card is learnt now, or the first reply would wait seconds
         card.facts_for("", date.today())
-        card.declining("", 0)
+        card.words_for("", 0, date.today())
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         encoder = Encoder.load(product / "memory", device)

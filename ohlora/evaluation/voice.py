@@ -31,7 +31,7 @@ from ohlora.evaluation.voice_expression import read_expressions
 from ohlora.evaluation.voice_judges import letters
 from ohlora.evaluation.voice_probes import Probe, Probes
 from ohlora.evaluation.voice_test import Ask, Plan, Result, Said, asks, judge, spread
-from ohlora.llm.engine import Voice, turn_request
+from ohlora.llm.engine import TurnRequest, Voice, turn_request
 from ohlora.llm.likelihood import encode, log_likelihoods, read_rows
 from ohlora.llm.precision import uses_bfloat16
 from ohlora.persona.card import Card, load_card
@@ -105,7 +105,7 @@ def examine(
     own: list[Ask] = []
     if plan.own_replies:
         own = [Ask("held_out", Probe(id=row["id"], user=row["user"]), row["prompt"]) for row in rows]
-    said = answer(voice, [*questions, *own], card, config.generation, plan.seed, progress)
+    said = answer(voice, [*questions, *own], card, config.generation, plan.seed, on, progress)
     judged = [
         judge(a, s, card, probes, on, config.memory.own_words)
         for a, s in zip([*questions, *own], said, strict=True)
@@ -152,10 +152,13 @@ def answer(
     card: Card,
     config: GenerationConfig,
     seed: int,
+    on: date,
     progress: Progress,
 ) -> list[Said]:
     """Answer every prompt with a seed of its own, in batches of similar length."""
-    turns = [turn_request(ask.prompt, ask.probe.user, card, seed_of(seed, ask), config) for ask in questions]
+    turns = [
+        turn_request(ask.prompt, ask.probe.user, card, seed_of(seed, ask), config, on) for ask in questions
+    ]
     order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt))
     said: dict[int, Said] = {}
     for start in progress(range(0, len(order), BATCH), "replies"):
@@ -168,13 +171,15 @@ def answer(
 def time_replies(
     voice: Voice, questions: Sequence[Ask], card: Card, config: GenerationConfig, seed: int
 ) -> dict[str, Figure]:
-    """Speed of turns that are answered one after the other, as serving does.
+    """Speed of turns of the network alone, answered one after the other.
+
+    Where the card holds her words, serving is faster.
 
     Returns:
         `tokens_per_second` over all turns, `first_token_seconds` and `reply_seconds` (medians), and
         `slowest_reply_seconds`.
     """
-    turns = [turn_request(ask.prompt, ask.probe.user, card, seed_of(seed, ask), config) for ask in questions]
+    turns = [TurnRequest(ask.prompt, card, seed_of(seed, ask), config) for ask in questions]
     if turns:
         voice.complete_turn(turns[0])  # what is made once is not a reply's time
     done = [voice.complete_turn(turn) for turn in turns]

@@ -12,6 +12,7 @@ import codecs
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,20 +42,25 @@ class TurnRequest:
     card: Card  # whose labels and memory keys the turn may use
     seed: int  # the same seed, weights, engine and prompt give the same turn
     config: GenerationConfig
-    reply: str = ""  # her words, where they are not the network's to choose: see `Card.declining`
+    reply: str = ""  # her words, where they are not the network's to choose: see `Card.words_for`
 
 
-def turn_request(prompt: str, message: str, card: Card, seed: int, config: GenerationConfig) -> TurnRequest:
+def turn_request(
+    prompt: str, message: str, card: Card, seed: int, config: GenerationConfig, on: date | None = None
+) -> TurnRequest:
     """The request for an answer to a message, as it is served and tested.
 
     Args:
         prompt: of `render_prompt`, with the message in it.
-        message: what the person says; may cross a boundary of the card.
+        message: what the person says; the card may hold her words for it.
         card: whose turn it is.
-        seed: of the sampling, and of the choice among replies that decline.
-        config: sampling; without `boundaries` the network alone answers.
+        seed: of the sampling, and of the choice among the card's replies.
+        config: sampling; without `boundaries` and `facts` the network alone answers.
+        on: the day on which it is said; None for today.
     """
-    return TurnRequest(prompt, card, seed, config, card.declining(message, seed) if config.boundaries else "")
+    day = on or date.today()
+    reply = card.words_for(message, seed, day, boundaries=config.boundaries, facts=config.facts)
+    return TurnRequest(prompt, card, seed, config, reply)
 
 
 class Voice:
@@ -195,19 +201,28 @@ class Voice:
     def _decode(
         self, turns: Sequence[TurnRequest], ends: list[Finished | None] | None = None
     ) -> Iterator[list[Event]]:
-        """Events of each step; with several turns they are mixed, and `ends` tells the last of each."""
-        prompts = [self._encode(turn.prompt, self.context - self._budget(turn.config)) for turn in turns]
+        """Events of each step; with several turns they are mixed, and `ends` tells the last of each.
+
+        What must come next is written without asking the network, which reads it with the next step. So rows
+        of a step may differ in length: the shorter ones are padded on the left, as prompts are.
+        """
+        unread = [self._encode(turn.prompt, self.context - self._budget(turn.config)) for turn in turns]
         rows = [self._row(turn) for turn in turns]
-        longest = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id or 0
-        step = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts])
-        mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts])
-        one = torch.ones(len(turns), 1, dtype=torch.long)
+        mask = torch.empty(len(turns), 0, dtype=torch.long)
+        if events := [event for row in rows for event in row.begin()]:
+            yield events
         session = self.network.start()
         try:
             while True:
+                unread = [ids + row.unread() for ids, row in zip(unread, rows, strict=True)]
+                longest = max(map(len, unread))
+                step = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in unread])
+                seen = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in unread])
+                mask = torch.cat([mask, seen], dim=1)
                 logits = session.forward(step, mask)
-                events: list[Event] = []
+                unread = [[] for _ in rows]
+                events = []
                 for i, row in enumerate(rows):
                     if row.state.done:
                         continue
@@ -218,8 +233,6 @@ class Voice:
                     yield events
                 if all(row.state.done for row in rows):
                     return
-                step = torch.tensor([[row.written[-1]] for row in rows])
-                mask = torch.cat([mask, one], dim=1)
         finally:
             session.close()
 
@@ -281,11 +294,17 @@ class _Row:
         self._spoken = False  # whether the speech is complete
         self._words = list(words)  # tokens to write before any is chosen
         self._worded = bool(words)  # whether they are all that she says
+        self._read = 0  # tokens that the network has seen
         self._start = time.perf_counter()
         self._first = 0.0
+        self._allowed = self.state.allowed()
+
+    def begin(self) -> list[Event]:
+        """Write what comes before anything is chosen."""
+        return self._forced()
 
     def take(self, logits: torch.Tensor) -> list[Event]:
-        """Write the next token.
+        """Choose the next token, and write what must follow it.
 
         Args:
             logits: float32 [vocabulary].
@@ -293,23 +312,46 @@ class _Row:
         Returns:
             what can be told now.
         """
-        allowed = self.state.allowed()
-        if self._words and allowed[self._words[0]]:
-            token = self._words.pop(0)
-        else:
-            self._words.clear()  # the budget ends the speech sooner, or the format does not allow them
-            if self._worded and self.state.speaking and (ending := self.state.ending()).any():
-                allowed = ending
-            token = sample(
-                logits, self.written, self._generator, self._turn.config, allowed, free=self.state.speaking
-            )
+        allowed = self._allowed
+        if self._worded and self.state.speaking and (ending := self.state.ending()).any():
+            allowed = ending
+        token = sample(
+            logits, self.written, self._generator, self._turn.config, allowed, free=self.state.speaking
+        )
+        return self._write(token) + self._forced()
+
+    def unread(self) -> list[int]:
+        """The tokens that the network has not seen yet; counted as seen from now on."""
+        fresh = self.written[self._read :]
+        self._read = len(self.written)
+        return fresh
+
+    def _forced(self) -> list[Event]:
+        """Write the words that are set, then whatever the format leaves no choice about."""
+        events: list[Event] = []
+        while not self.state.done:
+            if self._words and self._allowed[self._words[0]]:
+                token = self._words.pop(0)
+            elif self._allowed.sum() == 1:
+                token = int(self._allowed.argmax())
+                self._words.clear()
+            else:
+                self._words.clear()  # the budget ends the speech sooner, or the format does not allow them
+                break
+            events += self._write(token)
+        return events
+
+    def _write(self, token: int) -> list[Event]:
         self.state.accept(token)
         self.written.append(token)
         self._text += self._characters.decode(self._texts[token])
         events = self._tell()
         if events and not self._first:
             self._first = time.perf_counter() - self._start
-        return events + self._end() if self.state.done else events
+        if self.state.done:
+            return events + self._end()
+        self._allowed = self.state.allowed()
+        return events
 
     def _tell(self) -> list[Event]:
         events: list[Event] = []

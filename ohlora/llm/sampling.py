@@ -9,6 +9,9 @@ import torch
 
 from ohlora.config import GenerationConfig
 
+NUCLEUS = 64
+"""So many tokens are tried as the nucleus before all are sorted."""
+
 
 def sample(
     logits: torch.Tensor,
@@ -68,8 +71,12 @@ def repeating(written: Sequence[int], length: int) -> set[int]:
 def _draw(logits: torch.Tensor, generator: torch.Generator, config: GenerationConfig) -> int:
     if config.temperature == 0:
         return int(logits.argmax())
-    probabilities, order = torch.softmax(logits / config.temperature, dim=-1).sort(descending=True)
-    outside = probabilities.cumsum(0) - probabilities >= config.top_p
+    probabilities = torch.softmax(logits / config.temperature, dim=-1)
+    # the nucleus is nearly always among the few likeliest, and sorting the whole vocabulary takes longer
+    likeliest, order = probabilities.topk(min(NUCLEUS, len(probabilities)))
+    if likeliest.sum() < config.top_p:
+        likeliest, order = probabilities.sort(descending=True)
+    outside = likeliest.cumsum(0) - likeliest >= config.top_p
     outside[0] = False  # the likeliest token stays, even with top_p = 0
-    probabilities[outside] = 0
-    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+    likeliest[outside] = 0
+    return int(order[torch.multinomial(likeliest, 1, generator=generator)])

@@ -16,8 +16,8 @@ from ohlora.attributes import Expression
 from ohlora.errors import UserError
 
 if TYPE_CHECKING:
-    from ohlora.persona.boundaries import BoundaryFinder
     from ohlora.persona.facts import FactFinder
+    from ohlora.persona.intents import IntentFinder
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
@@ -32,6 +32,7 @@ PLACEHOLDERS = ("age", "school_year")
 FACT_FIELDS = ("name", "romanized_name", "gender", "identity", "name_origin", "power", "mbti", "speech")
 FACT_PLACEHOLDERS = (*PLACEHOLDERS, *FACT_FIELDS, "born_year", "born_month", "born_day")
 GRADUATE = "졸업생"
+FACT_MARGIN = 0.15  # a fact is told only if no other is nearly as likely to be meant: see IntentFinder.find
 
 _SCHOOL_YEAR = re.compile(r"\{school_year\}학년")
 _BRACED = re.compile(r"\{([^{}]*)\}|[{}]")
@@ -80,7 +81,7 @@ class School(BaseModel):
 
 
 class Fact(BaseModel):
-    """What she reads in her prompt when somebody asks for it."""
+    """What she reads in her prompt when somebody asks for it. With `replies` she then says one of these."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,6 +89,16 @@ class Fact(BaseModel):
         max_length=60, description="`키: 값`, with {age}, {school_year}, {born_year} or fields as {mbti}"
     )
     asked: list[Text] = Field(min_length=1, description="questions and false claims that are about it")
+    replies: list[Text] = Field(
+        [], description="what she says then, true of a question and a false claim alike"
+    )
+
+    @model_validator(mode="after")
+    def _sayable(self) -> Self:
+        for reply in self.replies:
+            if REPLY_FORBIDDEN & set(_BRACED.sub("", reply)):
+                raise ValueError(f"reply {reply!r} holds a bracket or a line break")
+        return self
 
 
 class Boundary(BaseModel):
@@ -171,9 +182,10 @@ class Card(BaseModel):
         if unknown := unknown_placeholders(self.header):
             raise ValueError(f"header holds {unknown[0]!r}; there are: {{age}}, {{school_year}}")
         for fact in self.facts:
-            if unknown := unknown_placeholders(fact.says, FACT_PLACEHOLDERS):
-                names = ", ".join(f"{{{name}}}" for name in FACT_PLACEHOLDERS)
-                raise ValueError(f"fact {fact.says!r} holds {unknown[0]!r}; there are: {names}")
+            for text in (fact.says, *fact.replies):
+                if unknown := unknown_placeholders(text, FACT_PLACEHOLDERS):
+                    names = ", ".join(f"{{{name}}}" for name in FACT_PLACEHOLDERS)
+                    raise ValueError(f"fact {text!r} holds {unknown[0]!r}; there are: {names}")
         return self
 
     def age(self, on: date) -> int:
@@ -203,34 +215,52 @@ class Card(BaseModel):
         """The facts that a message asks for, as `키: 값` filled for a day, best first."""
         if not self.facts:
             return []
-        values = {name: getattr(self, name) for name in FACT_FIELDS}
-        values |= {f"born_{part}": getattr(self.born, part) for part in ("year", "month", "day")}
         asked = tuple(tuple(fact.asked) for fact in self.facts)
-        found = []
-        for index, _ in _finder(asked, tuple(self.small_talk)).find(message):
-            text = self.filled(self.facts[index].says, on)
-            found.append(_BRACED.sub(lambda m: str(values.get(m.group(1), m.group(0))), text))
-        return found
+        found = _fact_finder(asked, tuple(self.small_talk)).find(message)
+        return [self._stated(self.facts[index].says, on) for index, _ in found]
 
-    def declining(self, message: str, seed: int) -> str:
-        """What she says to a message that crosses a boundary; empty if it crosses none.
+    def words_for(
+        self, message: str, seed: int, on: date, boundaries: bool = True, facts: bool = True
+    ) -> str:
+        """What she says to a message that the card holds her words for; empty where the voice finds them.
 
         Args:
             message: what the person says.
-            seed: chooses among the replies of the boundary.
+            seed: chooses among the replies.
+            on: the day on which it is said.
+            boundaries: answer messages that cross a boundary.
+            facts: answer messages that ask for a fact.
         """
+        replies = (self._declining(message) if boundaries else []) or (
+            self._telling(message) if facts else []
+        )
+        return self._stated(replies[seed % len(replies)], on) if replies else ""
+
+    def _declining(self, message: str) -> list[str]:
+        """Replies of the boundary that a message crosses."""
         asked = tuple(tuple(boundary.asked) for boundary in self.boundaries)
-        if not any(asked):
-            return ""
         questions = [question for fact in self.facts for question in fact.asked]
-        fine = (*questions, *self.small_talk, *self.harmless)
-        if not fine:
-            return ""
-        crossed = _boundary_finder(asked, fine).find(message)
-        if crossed is None:
-            return ""
-        replies = self.boundaries[crossed].replies
-        return replies[seed % len(replies)]
+        others = (*questions, *self.small_talk, *self.harmless)
+        if not any(asked) or not others:
+            return []
+        crossed = _intent_finder(asked, others).find(message)
+        return [] if crossed is None else self.boundaries[crossed].replies
+
+    def _telling(self, message: str) -> list[str]:
+        """Replies of the fact that a message asks for."""
+        asked = tuple(tuple(fact.asked) for fact in self.facts)
+        crossing = [question for boundary in self.boundaries for question in boundary.asked]
+        others = (*crossing, *self.small_talk)  # some harmless messages ask for a fact
+        if not any(fact.replies for fact in self.facts) or not others:
+            return []
+        wanted = _intent_finder(asked, others).find(message, margin=FACT_MARGIN)
+        return [] if wanted is None else self.facts[wanted].replies
+
+    def _stated(self, text: str, on: date) -> str:
+        """A fact, or a reply that says one, with what the card's fields hold on a day."""
+        values = {name: getattr(self, name) for name in FACT_FIELDS}
+        values |= {f"born_{part}": getattr(self.born, part) for part in ("year", "month", "day")}
+        return _BRACED.sub(lambda m: str(values.get(m.group(1), m.group(0))), self.filled(text, on))
 
     @property
     def greeting(self) -> str:
@@ -244,17 +274,17 @@ class Card(BaseModel):
 
 
 @lru_cache(maxsize=8)  # by value: a copy of a card may have other facts
-def _finder(asked: tuple[tuple[str, ...], ...], small_talk: tuple[str, ...]) -> FactFinder:
+def _fact_finder(asked: tuple[tuple[str, ...], ...], small_talk: tuple[str, ...]) -> FactFinder:
     from ohlora.persona.facts import FactFinder  # scikit-learn takes half a second, for who is asked only
 
     return FactFinder(asked, small_talk)
 
 
 @lru_cache(maxsize=8)
-def _boundary_finder(asked: tuple[tuple[str, ...], ...], fine: tuple[str, ...]) -> BoundaryFinder:
-    from ohlora.persona.boundaries import BoundaryFinder
+def _intent_finder(asked: tuple[tuple[str, ...], ...], others: tuple[str, ...]) -> IntentFinder:
+    from ohlora.persona.intents import IntentFinder
 
-    return BoundaryFinder(asked, fine)
+    return IntentFinder(asked, others)
 
 
 def unknown_placeholders(text: str, known: Collection[str] = PLACEHOLDERS) -> list[str]:

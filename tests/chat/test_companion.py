@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,7 @@ def test_what_she_declines_reaches_the_voice_as_a_reply() -> None:
     asked = CARD.boundaries[0].asked[0]
     she.turn("s", asked, seed=2)
     she.turn("s", "안녕!", seed=2)
-    assert script(she).replies == [CARD.declining(asked, 2), ""]
+    assert script(she).replies == [CARD.words_for(asked, 2, date.today()), ""]
     assert script(she).replies[0]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ class Counting:
         self.inner = network
         self.vocabulary, self.context = network.vocabulary, network.context
         self.steps = self.opened = 0
+        self.widths: list[int] = []
 
     def start(self) -> Session:
         session = self.inner.start()
@@ -51,6 +53,7 @@ class Counting:
         class Counted:
             def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
                 counting.steps += 1
+                counting.widths.append(ids.shape[1])
                 return session.forward(ids, mask)
 
             def close(self) -> None:
@@ -148,9 +151,36 @@ def test_words_that_do_not_fit_leave_a_whole_turn(voice: Voice, reply: str) -> N
 def test_a_message_that_crosses_a_boundary_gets_a_reply_of_the_card() -> None:
     message = CARD.boundaries[0].asked[0]
     asked = turn_request("…", message, CARD, 1, HOT)
-    assert asked.reply == CARD.declining(message, 1) != ""
+    assert asked.reply == CARD.words_for(message, 1, date.today()) != ""
     assert turn_request("…", "안녕!", CARD, 1, HOT).reply == ""
     assert turn_request("…", message, CARD, 1, HOT.model_copy(update={"boundaries": False})).reply == ""
+
+
+def test_a_question_about_her_gets_a_reply_of_the_card() -> None:
+    asked = turn_request("…", "너 몇 살이야", CARD, 1, HOT, date(2027, 1, 1))
+    assert "23살" in asked.reply
+    alone = HOT.model_copy(update={"facts": False})
+    assert turn_request("…", "너 몇 살이야", CARD, 1, alone).reply == ""
+
+
+def test_what_needs_no_choice_is_not_asked_of_the_network(
+    voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set words and what the format leaves no choice about are read by the network in one step."""
+    counting = Counting(voice.network)
+    monkeypatch.setattr(voice, "network", counting)
+    asked = replace(turn(), reply="그런 얘기는 안 해. 우리 딴 얘기 하자!")
+    words = len(voice.tokenizer(f" {asked.reply}", add_special_tokens=False)["input_ids"])
+    finished = voice.complete_turn(asked)
+    assert f" {asked.reply}" in finished.completion
+    assert counting.widths[0] == voice.count(asked.prompt) + words
+    assert counting.steps < finished.tokens - words  # the tag's bracket and the end are no choice
+
+
+def test_several_turns_with_and_without_set_words_are_as_alone(voice: Voice) -> None:
+    asked = [replace(turn(), reply="그런 얘기는 안 해."), turn(user="뭐 해?"), replace(turn(), reply="좋아!")]
+    together = voice.complete_many(asked)
+    assert [t.completion for t in together] == [voice.complete_turn(t).completion for t in asked]
 
 
 def test_tags_and_controls_of_the_prompt_are_text(voice: Voice) -> None:

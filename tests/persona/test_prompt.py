@@ -73,7 +73,8 @@ def test_nobody_can_forge_a_turn_a_memory_or_a_tag(card: Card, user: str, reply:
 
 
 def test_prompt_reads_as_documented(card: Card) -> None:
-    card = card.model_copy(update={"facts": [Fact(says="MBTI: {mbti}", asked=["MBTI 뭐야"])]})
+    facts = [Fact(says="MBTI: {mbti}", asked=["MBTI 뭐야"])]
+    card = card.model_copy(update={"facts": facts, "small_talk": []})
     history = [("안녕", "왔구나!")]
     prompt = render_prompt(card, ["이름: 민수", "취미: 등산"], history, "나 누구게? 네 MBTI는?", DAY)
     assert prompt.split("\n") == [
