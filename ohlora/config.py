@@ -286,7 +286,7 @@ class VoiceConfig(Section):
     )
     continued_speed: Fraction = Field(0.05, description="of the learning rate when it continues one")
     learning_rate: Rate = 1e-3
-    epochs: float = Field(0.04, gt=0, description="passes over the train rows; below 1 a part of them")
+    epochs: float = Field(0.022, gt=0, description="passes over the train rows; below 1 a part of them")
     batch_size: Positive = 8
     max_length: Positive = Field(320, description="most tokens of prompt and answer; what is cut is reported")
     tag_weight: float = Field(

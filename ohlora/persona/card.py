@@ -32,6 +32,8 @@ PLACEHOLDERS = ("age", "school_year")
 FACT_FIELDS = ("name", "romanized_name", "gender", "identity", "name_origin", "power", "mbti", "speech")
 FACT_PLACEHOLDERS = (*PLACEHOLDERS, *FACT_FIELDS, "born_year", "born_month", "born_day")
 GRADUATE = "졸업생"
+BOUNDARY_LEAST = 0.4  # probability: what is missed is worse than what is declined in vain
+FACT_LEAST = 0.6
 FACT_MARGIN = 0.15  # a fact is told only if no other is nearly as likely to be meant: see IntentFinder.find
 
 _SCHOOL_YEAR = re.compile(r"\{school_year\}학년")
@@ -243,7 +245,7 @@ class Card(BaseModel):
         others = (*questions, *self.small_talk, *self.harmless)
         if not any(asked) or not others:
             return []
-        crossed = _intent_finder(asked, others).find(message)
+        crossed = _intent_finder(asked, others).find(message, least=BOUNDARY_LEAST)
         return [] if crossed is None else self.boundaries[crossed].replies
 
     def _telling(self, message: str) -> list[str]:
@@ -253,7 +255,7 @@ class Card(BaseModel):
         others = (*crossing, *self.small_talk)  # some harmless messages ask for a fact
         if not any(fact.replies for fact in self.facts) or not others:
             return []
-        wanted = _intent_finder(asked, others).find(message, margin=FACT_MARGIN)
+        wanted = _intent_finder(asked, others).find(message, FACT_LEAST, FACT_MARGIN)
         return [] if wanted is None else self.facts[wanted].replies
 
     def _stated(self, text: str, on: date) -> str:

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 
 from ohlora.persona.facts import letters_of
 
-LEAST = 0.6
+LEAST = 0.5
 """Probability from which a message counts as having one of the intents."""
 
 
