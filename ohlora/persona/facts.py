@@ -35,8 +35,8 @@ class FactFinder:
     """Ridge regression from character n-grams of a message to the facts.
 
     The nearest question alone is misled by what questions share ("… 맞지?"); regression learns which n-grams
-    tell facts apart. Of 221 messages of somebody who had not seen the card's, the right fact is first for 93 %
-    and among the three for 96 %.
+    tell facts apart. Of 221 messages of somebody who had not seen the card's, the right fact is first for
+    93 % and among the three for 96 %.
     """
 
     def __init__(self, asked: Sequence[Sequence[str]], small_talk: Sequence[str] = ()) -> None:
