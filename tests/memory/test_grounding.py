@@ -64,9 +64,9 @@ def test_of_what_was_told_in_the_dialogues_nothing_is_lost() -> None:
     told = 0
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if any(row["history"]):
+        if row.get("history"):
             continue
-        for memory in row["memories_written"]:
+        for memory in row.get("memories_written", []):
             value = canonical(memory.partition(":")[2])
             if any(value[i : i + 2] in canonical(row["user"]) for i in range(len(value) - 1)):
                 told += 1
