@@ -61,7 +61,9 @@ def test_no_question_of_the_card_is_a_probe(probes: Probes, card: Card) -> None:
 
 def test_no_probe_is_in_the_dialogues(probes: Probes, written: list[dict]) -> None:
     """Not even nearly: similarity of the letters below 0.85, as between the splits."""
-    said = {letters(text) for row in written for text in (row["user"], *(u for u, _ in row.get("history", [])))}
+    said = {
+        letters(text) for row in written for text in (row["user"], *(u for u, _ in row.get("history", [])))
+    }
     texts = sorted(text for text in said if text)
     asked = [letters(probe.user) for probe in probes.all]
     near = near_duplicates(texts, asked, TOO_NEAR)
