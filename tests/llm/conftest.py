@@ -84,7 +84,7 @@ def real_dialogues(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real-dialogues")
     inputs = {"persona": ROOT / "data" / "persona"}
     config = tiny_config(
-        "persona.limit=32",
+        "persona.limit=64",
         "persona.years_ahead=0.0",
         f"persona.card={ROOT / 'data/persona/ohlora.yaml'}",
         f"persona.dialogues={ROOT / 'data/persona/dialogues.jsonl'}",
