@@ -277,14 +277,20 @@ def with_history(rows: Sequence[DialogueRow], share: float, card: Card) -> list[
         and row.expression == card.idle_expression
         and not (row.memories_read or row.memories_written or row.history)
     ]
+    places: dict[str, list[int]] = defaultdict(list)  # of each group's own donors
+    for place, donor in enumerate(donors):
+        places[donor.group].append(place)
     result = []
     for row in rows:
         digest = hashlib.sha256(f"history {row.id}".encode()).digest()
         chosen = int.from_bytes(digest[:4], "big") < share * 2**32
-        others = [donor for donor in donors if donor.group != row.group]
+        own = places.get(row.group, [])
+        others = len(donors) - len(own)
         if row.split == "train" and not row.history and chosen and others:
-            donor = others[int.from_bytes(digest[4:8], "big") % len(others)]
-            row = row.model_copy(update={"history": [(donor.user, donor.reply)]})
+            place = int.from_bytes(digest[4:8], "big") % others
+            for skipped in own:
+                place += skipped <= place
+            row = row.model_copy(update={"history": [(donors[place].user, donors[place].reply)]})
         result.append(row)
     return result
 
@@ -345,12 +351,13 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     chosen = with_history(select(every, config.persona.limit), config.persona.history, card)
     days = dated(chosen, card, config.persona)
     rows = [said_on(row, card, day) for row, day in days]
+    records = [_record(row, card, day) for row, (_, day) in zip(rows, days, strict=True)]
 
     for split in SPLITS:
-        part = [(row, day) for row, (_, day) in zip(rows, days, strict=True) if row.split == split]
+        part = [record for row, record in zip(rows, records, strict=True) if row.split == split]
         if not part:
             raise DialogueError(f"{rows_path} holds no {split} rows")
-        _write_table(part, card, folder / f"{split}.parquet")
+        _write_table(part, folder / f"{split}.parquet")
     shutil.copyfile(card_path, folder / CARD_FILE)
 
     notes += [
@@ -358,7 +365,7 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
         for path in (card_path, rows_path)
         if not path.resolve().is_relative_to(inputs["persona"].resolve())
     ]
-    _plot_lengths(rows, card, folder / "lengths.png")
+    _plot_lengths(records, folder / "lengths.png")
     return Report(
         metrics=_metrics(rows, card),
         pictures={"Lengths of prompts and completions": "lengths.png"},
@@ -398,21 +405,21 @@ def _interleave(queues: Iterable[list[str]]) -> list[str]:
     return [q[i] for i in range(max(map(len, ordered), default=0)) for q in ordered if i < len(q)]
 
 
-def _write_table(rows: Sequence[tuple[DialogueRow, date]], card: Card, path: Path) -> None:
+def _record(row: DialogueRow, card: Card, day: date) -> dict[str, Any]:
+    return row.model_dump(exclude={"split", "history"}) | {
+        "prompt": render_prompt(card, row.memories_read, row.history, row.user, day),
+        "completion": render_completion(row, card, day),
+        "day": day.isoformat(),
+    }
+
+
+def _write_table(records: list[dict[str, Any]], path: Path) -> None:
     import pyarrow as pa  # here, because serving imports this room and needs neither tables nor plots
     import pyarrow.parquet as pq
 
     texts, numbers = ("id", "group", "user", "reply", "expression"), ("eyes", "mouth", "pose")
     table = pa.Table.from_pylist(
-        [
-            row.model_dump(exclude={"split", "history"})
-            | {
-                "prompt": render_prompt(card, row.memories_read, row.history, row.user, day),
-                "completion": render_completion(row, card, day),
-                "day": day.isoformat(),
-            }
-            for row, day in rows
-        ],
+        records,
         schema=pa.schema(
             [(name, pa.string()) for name in texts]
             + [(name, pa.float64()) for name in numbers]
@@ -461,16 +468,15 @@ def _examples(rows: Sequence[DialogueRow], card: Card) -> list[dict[str, Any]]:
     ]
 
 
-def _plot_lengths(rows: Sequence[DialogueRow], card: Card, path: Path) -> None:
+def _plot_lengths(records: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     # Labels in ASCII: the machine may have no Hangul font.
-    prompts = [len(render_prompt(card, row.memories_read, row.history, row.user)) for row in rows]
-    completions = [len(render_completion(row, card)) for row in rows]
+    lengths = [[len(record[part]) for record in records] for part in ("prompt", "completion")]
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.hist([prompts, completions], bins=30, label=["prompt", "completion"])
-    axes.set(xlabel="characters", ylabel="rows", title=f"{len(rows)} dialogue rows")
+    axes.hist(lengths, bins=30, label=["prompt", "completion"])
+    axes.set(xlabel="characters", ylabel="rows", title=f"{len(records)} dialogue rows")
     axes.legend()
     figure.savefig(path, dpi=110)
 

@@ -57,7 +57,7 @@ class FactFinder:
         ridge = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-6)
         ridge.fit(self._vectorizer.fit_transform(messages), targets)
         self._weights = np.ascontiguousarray(ridge.coef_.T)  # else each product copies it
-        self._scores = lru_cache(maxsize=1 << 13)(self._scores_of)  # the rows of a dataset share messages
+        self._scores = lru_cache(maxsize=1 << 15)(self._scores_of)  # the rows of a dataset share messages
 
     def find(self, message: str, most: int = MOST, least: float = LEAST) -> list[Found]:
         """The facts that a message asks for, best first.

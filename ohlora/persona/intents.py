@@ -51,7 +51,7 @@ class IntentFinder:
         which = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-6)
         which.fit(x[: len(messages)], np.eye(len(asked))[owners])
         self._weights = np.ascontiguousarray(which.coef_.T)  # else each product copies it
-        self._look = lru_cache(maxsize=1 << 13)(self._look_up)
+        self._look = lru_cache(maxsize=1 << 15)(self._look_up)
 
     def find(self, message: str, least: float = LEAST, margin: float = 0.0) -> int | None:
         """Number of the intent that a message has; None if it rather has none.

@@ -29,10 +29,10 @@ def near_duplicates(
     for text in texts:
         for c in text:
             columns.setdefault(c, len(columns))
-    counts = np.zeros((len(texts), len(columns)), np.int32)
-    for row, text in zip(counts, texts, strict=True):
+    counts = np.zeros((len(columns), len(texts)), np.int32)  # a character's counts side by side in memory
+    for i, text in enumerate(texts):
         for c in text:
-            row[columns[c]] += 1
+            counts[columns[c], i] += 1
     lengths = np.array([len(text) for text in texts], np.int32)
     pairs: list[tuple[int, int, float]] = []
     for j, other in enumerate(others):
@@ -55,6 +55,6 @@ def _bound(
             wanted[columns[c]] = wanted.get(columns[c], 0) + 1
     if not wanted:
         return np.where(lengths + len(other) == 0, 1.0, 0.0)
-    common = np.minimum(counts[:, list(wanted)], np.array(list(wanted.values()), np.int32)).sum(axis=1)
+    common = np.minimum(counts[list(wanted)], np.array(list(wanted.values()), np.int32)[:, None]).sum(axis=0)
     bound: npt.NDArray[np.float64] = 2.0 * common / np.maximum(1, lengths + len(other))
     return bound
