@@ -285,6 +285,7 @@ class VoiceConfig(Section):
         "data/starters/voice", description="adapter folder to continue from; empty starts from the base"
     )
     continued_speed: Fraction = Field(0.05, description="of the learning rate when it continues one")
+    blend: Rate = Field(1.0, description="share that is kept of what training changed in one")
     learning_rate: Rate = 1e-3
     epochs: float = Field(0.022, gt=0, description="passes over the train rows; below 1 a part of them")
     batch_size: Positive = 8

@@ -105,6 +105,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     before = bits_per_character(network, examples["test"], mixed=mixed)
 
     trained = Trained(network, voice.learning_rate * speed)
+    started_as = {n: p.detach().clone() for n, p in trained.parameters.items()} if start else {}
     name = fingerprint(config, base_manifest, dialogues, start)
     checkpoint = state_dir(config, Path()) / "checkpoints" / "voice" / name / "state.safetensors"
     if trained.resume(checkpoint):
@@ -128,6 +129,11 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     if start and progress.best_step == 0:
         notes.append(f"No step was better on held-out rows than {voice.start}: its weights are kept.")
     trained.take_best()
+    valid_bits = progress.best
+    if start and progress.best_step and voice.blend < 1:
+        trained.blend(started_as, voice.blend)
+        valid_bits = bits_per_character(network, examples["valid"], mixed=mixed)
+        notes.append(f"Kept {voice.blend:.0%} of what training changed (voice.blend).")
     save_voice(
         network,
         tokenizer,
@@ -145,7 +151,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     served = load_adapted(inputs["base"], folder)[0].to(device)  # type: ignore[arg-type]
     metrics = {
         "bits_per_character": bits_per_character(served, examples["test"]),
-        "valid_bits_per_character": progress.best,
+        "valid_bits_per_character": valid_bits,
         ("start_bits_per_character" if start else "base_bits_per_character"): before,
         "train_loss": mean(point["loss"] for point in progress.curves[-10:]),
         "steps": float(progress.step),

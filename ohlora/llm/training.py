@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,16 @@ class Trained:
         with torch.no_grad():
             for name, value in self.best.items():
                 self.parameters[name].copy_(value)
+
+    def blend(self, start: Mapping[str, Tensor], share: float) -> None:
+        """Take weights between those it started from and its own: `share` of its own.
+
+        What fine-tuning gave stays for the most part, and so does what it would have forgotten (WiSE-FT,
+        arXiv:2109.01903, section 3).
+        """
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.lerp_(start[name].to(parameter), 1 - share)
 
     def save(self, path: Path) -> None:
         """Write the whole state at once: a kill leaves the old file or the new one."""

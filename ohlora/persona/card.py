@@ -33,7 +33,7 @@ FACT_FIELDS = ("name", "romanized_name", "gender", "identity", "name_origin", "p
 FACT_PLACEHOLDERS = (*PLACEHOLDERS, *FACT_FIELDS, "born_year", "born_month", "born_day")
 GRADUATE = "졸업생"
 BOUNDARY_LEAST = 0.4  # probability: what is missed is worse than what is declined in vain
-FACT_LEAST = 0.6
+FACT_LEAST = 0.7
 FACT_MARGIN = 0.15  # a fact is told only if no other is nearly as likely to be meant: see IntentFinder.find
 
 _SCHOOL_YEAR = re.compile(r"\{school_year\}학년")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ohlora.artifacts import MANIFEST, ArtifactError, read_manifest, verify, write_manifest
 from ohlora.llm import Voice, merge
@@ -237,6 +238,21 @@ def test_training_continues_an_adapter(
     digest = verify(lora[0]).digest
     assert f"digest {digest[:12]}" in " ".join(report.notes)
     assert verify(folder).provenance["start"] == digest
+
+
+def test_a_blend_lies_between_the_adapter_and_what_training_made_of_it(
+    lora: tuple[Path, Report], lora_base: Path, dialogues: Path, tmp_path: Path
+) -> None:
+    overrides = ("voice.lora_rank=4", f"voice.start={lora[0]}", "voice.epochs=1", "voice.continued_speed=0.2")
+    trained, report = run(lora_base, dialogues, tmp_path / "whole", *overrides)
+    assert report.metrics["best_step"] > 0
+    blended, report = run(lora_base, dialogues, tmp_path / "part", *overrides, "voice.blend=0.25")
+    assert any("Kept 25%" in note for note in report.notes)
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in (lora[0], trained, blended)]
+    for name, start in weights[0].items():
+        whole, part = (w[name].float() - start.float() for w in weights[1:])
+        assert part.numpy() == pytest.approx(0.25 * whole.numpy(), abs=1e-3)
+    assert any((weights[1][name] != start).any() for name, start in weights[0].items())
 
 
 def test_steps_that_do_not_help_leave_the_adapter_as_it_was(
