@@ -34,6 +34,7 @@ QUICK = (
     "preference.learning_rate=0.0005",
     "preference.evaluate_every=4",
     "preference.evaluate_rows=8",
+    "preference.seed=1",
 )
 
 
