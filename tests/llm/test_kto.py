@@ -224,6 +224,8 @@ def test_retention_holds_other_turns_to_what_they_were(
 
 def test_retained_turns_are_of_other_messages_and_of_every_kind(real_dialogues: Path) -> None:
     rows, card = read_rows(real_dialogues, "train"), load_card(real_dialogues / CARD_FILE)
+    silent = {"memories_read": [], "memories_written": []}
+    rows.append(rows[0] | silent | {"id": "no", "user": "번호 좀", "reply": "그건 못 알려 줘."})
     settings = PreferenceConfig(steps=10, batch_size=8, retention=1.0)
     kept = retained(rows, OwnReplies(), card, settings)
     kinds = Counter(turn.kind for turn in kept)
