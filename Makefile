@@ -11,7 +11,7 @@ export PYTHONUTF8 := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status doctor test test-slow lint format types check lock clean clean-venv
+.PHONY: help install up down status doctor test test-up test-slow lint format types check lock clean clean-venv
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,9 +35,12 @@ status: install  ## what runs, and where
 doctor: install  ## check this machine
 	@$(BIN)/ohlora doctor $(ARGS)
 
-# One worker runs `make up` for minutes, the other all else; one thread each, or they wait for each other.
-test: install  ## the test suite (about a quarter of an hour on 2 cores, no network)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not hub" --durations=25 $(ARGS)
+# One thread for each worker, or they wait for each other.
+test: install  ## the test suite (under a quarter of an hour on 2 cores, no network)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not end_to_end and not slow and not gpu and not hub" --durations=25 $(ARGS)
+
+test-up: install  ## the whole line on real servers, with tiny networks: some ten minutes
+	$(BIN)/python -m pytest -m end_to_end --durations=10 tests/test_end_to_end.py $(ARGS)
 
 test-slow: install  ## tests that train real models for minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -53,7 +56,7 @@ format: install  ## ruff: fix and format
 types: install  ## mypy on ohlora/
 	$(BIN)/mypy
 
-check: lint types test  ## all that CI checks
+check: lint types test test-up  ## all that CI checks
 
 lock: install  ## compile requirements.in into requirements.lock
 	$(BIN)/uv pip compile -q --python-version 3.11 --no-emit-index-url --no-emit-find-links requirements.in -o requirements.lock

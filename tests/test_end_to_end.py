@@ -25,7 +25,7 @@ from ohlora.config import dump_config, load_config
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.timeout(1800)  # a guard against hanging; other tests share the cores
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]  # the latter a guard against hanging
 
 
 @dataclass
