@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from ohlora.allocator import keep_freed_memory
 from ohlora.artifacts import MANIFEST, ArtifactError, read_manifest, sha256_file
 from ohlora.config import Config, FiltersConfig, LabelingConfig, VoiceConfig, load_config
 from ohlora.crew import Crew, Ticket
@@ -376,6 +377,7 @@ def execute(name: str, root: Path, config: Config, stages: Mapping[str, Stage] |
         StageError: an input is missing, or the stage reports a picture that it did not write.
     """
     die_with_parent()
+    keep_freed_memory()
     stage = (stages or STAGES)[name]
     if is_workspace(root):  # its params.yaml says the same, with the registry's place in the work tree
         config = load_config(root)
