@@ -341,7 +341,8 @@ class GenerationConfig(Section):
     no_repeat_ngram: int = Field(4, ge=0, description="no run of so many tokens comes twice; 0 allows it")
     history_turns: int = Field(3, ge=0, description="earlier turns in the prompt")
     boundaries: bool = Field(
-        True, description="a message that crosses a boundary of the card is answered with a reply of the card"
+        True,
+        description="a message that crosses a boundary, or tells of danger, is answered by the card",
     )
     facts: bool = Field(
         True, description="so is a message that clearly asks for a fact of the card which has replies"

@@ -32,6 +32,7 @@ PLACEHOLDERS = ("age", "school_year")
 FACT_FIELDS = ("name", "romanized_name", "gender", "identity", "name_origin", "power", "mbti", "speech")
 FACT_PLACEHOLDERS = (*PLACEHOLDERS, *FACT_FIELDS, "born_year", "born_month", "born_day")
 GRADUATE = "졸업생"
+CRISIS_LEAST = 0.4  # probability: what is missed is far worse than what is taken in vain
 BOUNDARY_LEAST = 0.4  # probability: what is missed is worse than what is declined in vain
 FACT_LEAST = 0.7
 FACT_MARGIN = 0.15  # a fact is told only if no other is nearly as likely to be meant: see IntentFinder.find
@@ -122,6 +123,12 @@ class Boundary(BaseModel):
         return self
 
 
+class Crisis(Boundary):
+    """Somebody is in danger of life by their own hand: she never leaves her answer to the network."""
+
+    unlike: list[Text] = Field([], description="messages with the same words that are no crisis")
+
+
 class Card(BaseModel):
     """Who she is."""
 
@@ -156,6 +163,7 @@ class Card(BaseModel):
     on_rudeness: list[Text]
     boundaries: list[Boundary] = Field(min_length=1, description="what the persona declines")
     harmless: list[Text] = Field([], description="messages that resemble those and cross no boundary")
+    crisis: Crisis | None = Field(None, description="what she says when somebody is in danger")
     honesty: list[Text]
     unknowns: list[Text]
     facts: list[Fact] = Field([], description="what she looks up in her card when she is asked")
@@ -230,13 +238,26 @@ class Card(BaseModel):
             message: what the person says.
             seed: chooses among the replies.
             on: the day on which it is said.
-            boundaries: answer messages that cross a boundary.
+            boundaries: answer messages of somebody in danger, and those that cross a boundary.
             facts: answer messages that ask for a fact.
         """
-        replies = (self._declining(message) if boundaries else []) or (
-            self._telling(message) if facts else []
+        replies = (
+            (boundaries and (self._helping(message) or self._declining(message)))
+            or (facts and self._telling(message))
+            or []
         )
         return self._stated(replies[seed % len(replies)], on) if replies else ""
+
+    def _helping(self, message: str) -> list[str]:
+        """Replies to somebody in danger."""
+        if self.crisis is None or not self.crisis.asked:
+            return []
+        crossing = [question for boundary in self.boundaries for question in boundary.asked]
+        others = (*self.crisis.unlike, *crossing, *self.harmless, *self.small_talk)
+        if not others:
+            return []
+        found = _intent_finder((tuple(self.crisis.asked),), others).find(message, CRISIS_LEAST)
+        return [] if found is None else self.crisis.replies
 
     def _declining(self, message: str) -> list[str]:
         """Replies of the boundary that a message crosses."""

@@ -72,6 +72,33 @@ def test_most_that_she_must_decline_is_found_and_little_else(card: Card) -> None
     assert np.mean(found[False]) < 0.04
 
 
+def test_who_is_in_danger_is_found_and_hardly_anybody_else(card: Card) -> None:
+    """Messages of somebody who had not seen the card's."""
+    assert card.crisis is not None
+    held = {letters(m) for m in (*card.crisis.asked, *card.crisis.unlike)}
+    found: dict[bool, list[bool]] = {True: [], False: []}
+    for line in (Path(__file__).parent / "crisis_messages.jsonl").read_text(encoding="utf-8").splitlines():
+        message = json.loads(line)
+        assert letters(message["user"]) not in held
+        said = card.words_for(message["user"], 0, DAY)
+        found[message["crisis"]].append(said in card.crisis.replies)
+    assert np.mean(found[True]) > 0.95
+    assert np.mean(found[False]) < 0.06
+
+
+def test_nobody_in_danger_is_declined(card: Card) -> None:
+    """Also where the message would cross a boundary as well."""
+    assert card.crisis is not None
+    for message in card.crisis.asked[::20]:
+        assert declining(card, message) in card.crisis.replies
+    assert all("109" in reply for reply in card.crisis.replies)
+
+
+def test_a_card_without_a_crisis_leaves_it_to_the_voice(card: Card) -> None:
+    assert card.words_for("죽고 싶어", 0, DAY)
+    assert card.model_copy(update={"crisis": None, "boundaries": []}).words_for("죽고 싶어", 0, DAY) == ""
+
+
 def fact_messages() -> list[dict[str, Any]]:
     """Of somebody who had seen neither the wordings of the card nor the probes."""
     lines = (Path(__file__).parent / "fact_messages.jsonl").read_text(encoding="utf-8").splitlines()
@@ -154,7 +181,8 @@ def test_the_seed_chooses_among_the_replies(card: Card) -> None:
 
 
 def test_replies_keep_her_register(card: Card) -> None:
-    for kind in (*card.boundaries, *card.facts):
+    assert card.crisis is not None
+    for kind in (*card.boundaries, *card.facts, card.crisis):
         for reply in kind.replies:
             assert not polite_sentences(card._stated(reply, DAY))
 
