@@ -312,6 +312,8 @@ class TestStage:
             header = record["prompt"].partition("\n")[0]
             ages = re.findall(r"([0-9]{2})살", header)
             assert len(ages) == 1
+            if any(memory.startswith("나이:") for memory in record["memories_read"]):
+                continue  # whose age the person told her
             if "나이" in record["user"] and (told := re.search(r"([0-9]{2})살", record["reply"])):
                 assert told.group(1) == ages[0], record
                 said[told.group(1)] += 1
