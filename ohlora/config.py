@@ -314,7 +314,8 @@ class PreferenceConfig(Section):
     desirable_weight: float = Field(1.0, gt=0)
     undesirable_weight: float = Field(1.0, gt=0)
     samples: str = Field(
-        "", description="CSV of her own replies (prompt, reply), which rules sort: what fails is undesirable"
+        "",
+        description="CSV of her own replies (prompt, reply; history, grade), sorted by grade or by rules",
     )
     retention: float = Field(
         0.0, ge=0, description="weight of the divergence from the fine-tuned model on turns of other kinds"

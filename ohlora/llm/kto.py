@@ -1,11 +1,11 @@
 """Stage `preference`: KTO (arXiv:2402.01306) on written and undesirable replies, after fine-tuning.
 
 - KTO needs no pairs and no judge: a reply is wanted or not. Wanted ones were written; others are made from
-  them by rules (`ohlora.llm.undesirable`). Her own samples are sorted by rules (`ohlora.llm.own_replies`).
+  them by rules (`ohlora.llm.undesirable`). Her own samples are sorted by readers or rules
+  (`ohlora.llm.own_replies`).
 - The reference is the fine-tuned model, as a second, frozen adapter. Switching the adapter off would make it
   the base, and the loss would then pull her back to a model that never was her.
-- Her own samples are about facts. What they shall not change is held by `preference.retention`
-  (`ohlora.llm.retention`).
+- What her own samples shall not change is held by `preference.retention` (`ohlora.llm.retention`).
 - Held-out rows decide: the weights with the best held-out loss are kept, the fine-tuned ones included, and
   none that find the written replies less likely than `MOST_LOSS` allows.
 - With `preference.steps: 0` the fine-tuned adapter is passed on as it is.
@@ -106,6 +106,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     few = -(-needed // 4)
     made = pairs(rows, card, few if settings.retention else max(needed, len(own.wanted)), settings.seed)
     held = pairs(read_rows(dialogues, "valid"), card, settings.evaluate_rows, settings.seed)
+    held += own.held[: settings.evaluate_rows]
     if not made or not held:
         raise ArtifactError("no undesirable reply could be made from the dialogues' train or valid rows")
     # Written turns keep her declining and remembering where no retention does; of made-up faults a quarter is

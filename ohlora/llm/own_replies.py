@@ -1,14 +1,18 @@
-"""Replies that she gave herself, sorted by rules: what preference training learns from besides written ones.
+"""Replies that she gave herself, sorted by readers or rules: preference training learns from them, too.
 
-A small network does not always say the fact that its prompt shows. Which of its own replies do so can be told
-without a model: the written reply of the same training row says some words of that fact. So training sees its
-own mistakes, and its own right answers, instead of made-up ones; KTO (arXiv:2402.01306) needs no pairs.
+A reply that somebody read has a grade. Of the others rules tell some: a small network does not always say the
+fact that its prompt shows, and the written reply of the same training row says some words of that fact. So
+training sees its own mistakes, and its own right answers, instead of made-up ones; KTO (arXiv:2402.01306)
+needs no pairs.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -24,6 +28,10 @@ from ohlora.persona.prompt import FACTS, USER, ParsedTurn, TurnError, parse_turn
 
 WRONG_FACT = "wrong fact"
 AGREES = "agrees with a false claim"
+FITS, MISSES = "graded: fits", "graded: misses"
+GRADES = ("0", "1", "2")  # misses, vague or a little odd, fits
+WRITTEN = "written"  # in the place of a reason to finish: by a reader
+HELD_OUT = 12  # every so many graded messages is kept apart, to tell which step is best
 
 _AGREEING = re.compile(r"(?:(?:응|어|네|예|웅)(?![가-힣])|맞아|맞지|정답|그렇지|인정)")
 _WORD = re.compile(r"[0-9]+[년월일살]?|[A-Za-z][A-Za-z-]+|[가-힣]{2,}")
@@ -32,28 +40,36 @@ _SPACE = re.compile(r"\s+")
 
 @dataclass
 class OwnReplies:
-    """Sampled replies by what the rules say of them."""
+    """Sampled replies by what readers or rules say of them."""
 
     wanted: list[Preference] = field(default_factory=list)
     unwanted: list[Preference] = field(default_factory=list)
+    held: list[tuple[Preference, Preference]] = field(default_factory=list)
+    """A wanted and an unwanted reply to each graded message that is kept apart."""
 
 
 def read_own_replies(path: Path, card: Card, rows: Sequence[dict[str, Any]] = ()) -> OwnReplies:
     """Sort the replies of a file.
 
-    A reply is unwanted that says nothing, loops, is cut off, is in the wrong register or holds little Hangul.
-    If its message is that of a training row whose written reply says a fact of the card, it is also unwanted
-    without a word of that fact, or if it begins by agreeing where the written reply does not; such a row's
-    written reply is wanted then. A reply with all words of the fact is wanted. Others are left out.
+    A reply with a grade goes by it: 2 is wanted, 0 unwanted. 1 is wanted where she gave no better one, and
+    else neither: of what she can say to a message, the best is to become likelier. Every `HELD_OUT`th message
+    with grades is kept apart, by its hash.
+
+    Without a grade, a reply is unwanted that says nothing, loops, is cut off, is in the wrong register or
+    holds little Hangul. If its message is that of a training row whose written reply says a fact of the card,
+    it is also unwanted without a word of that fact, or if it begins by agreeing where the written reply does
+    not; such a row's written reply is wanted then. A reply with all words of the fact is wanted. Others are
+    left out.
 
     Args:
         path: CSV with the columns `prompt` (what the person said) and `reply`, as `ohlora reply` writes it;
-            `finish_reason` is read where it is there.
+            `finish_reason`, `grade` and `history` (JSON: the turns before, as [person, she]) are read where
+            they are there. With `finish_reason` "written" the reply is a reader's own, and not hers.
         card: says which register is wanted.
         rows: of the stage `dialogues`, train split.
 
     Raises:
-        ArtifactError: the file is missing, or lacks a column.
+        ArtifactError: the file is missing, lacks a column, or has a grade or history that cannot be read.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as f:
@@ -65,9 +81,22 @@ def read_own_replies(path: Path, card: Card, rows: Sequence[dict[str, Any]] = ()
     known = {normalise(row["user"]): row for row in reversed(rows) if not row["memories_read"]}
     write = Spoiler([], card).write
     found, corrected = OwnReplies(), set()
-    for line in lines:
+    graded: dict[str, list[Graded]] = defaultdict(list)
+    for number, line in enumerate(lines, 2):
         message, reply = line["prompt"] or "", " ".join((line["reply"] or "").split())
+        grade = (line.get("grade") or "").strip()
+        if grade and grade not in GRADES:
+            raise ArtifactError(
+                f"preference.samples: {path}, line {number}: the grade is {grade!r}, not 0, 1 or 2"
+            )
         if not re.search(r"\w", reply) or set("[]()") & set(reply) or line.get("finish_reason") == "error":
+            continue
+        if grade:
+            history = _history(line.get("history") or "", f"{path}, line {number}")
+            prompt, name = render_prompt(card, [], history, message), fallback_expression(reply, card)
+            completion = write(ParsedTurn(reply, [], name, expression_of(name, card)))
+            hers = line.get("finish_reason") != WRITTEN
+            graded[prompt].append(Graded(completion, int(grade), hers))
             continue
         fault = fault_of(line["reply"] or "", card, line.get("finish_reason") or "")
         row = known.get(normalise(message))
@@ -87,7 +116,52 @@ def read_own_replies(path: Path, card: Card, rows: Sequence[dict[str, Any]] = ()
                     found.wanted.append(_speech(prompt, write(said), "sampled: right fact"))
         if fault:
             found.unwanted.append(_speech(prompt, write(said), f"sampled: {fault}", desirable=False))
+    for prompt, replies in graded.items():
+        fitting, missing = by_grade(prompt, replies)
+        if not _kept_apart(prompt):
+            found.wanted += fitting
+            found.unwanted += missing
+        elif fitting and missing:
+            found.held.append((fitting[0], missing[0]))
     return found
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A reply that somebody read."""
+
+    completion: str
+    grade: int
+    hers: bool  # or else the reader's own
+
+
+def by_grade(prompt: str, replies: Sequence[Graded]) -> tuple[list[Preference], list[Preference]]:
+    """The wanted and the unwanted of the graded replies to one message, her own first."""
+    best = max((reply.grade for reply in replies if reply.hers), default=2)
+    order = sorted(replies, key=lambda reply: not reply.hers)
+    good = [r for r in order if r.grade == 2 or (r.grade == 1 and r.hers and best == 1)]
+    fitting = [_speech(prompt, r.completion, FITS) for r in good]
+    missing = [_speech(prompt, r.completion, MISSES, desirable=False) for r in order if r.grade == 0]
+    return fitting, missing
+
+
+def _history(text: str, where: str) -> list[tuple[str, str]]:
+    """The turns before a message.
+
+    Raises:
+        ArtifactError: the text is not a JSON list of pairs of texts.
+    """
+    try:
+        return [(str(person), str(she)) for person, she in json.loads(text or "[]")]
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(
+            f"preference.samples: {where}: the history is no JSON list of [person, she]: {error}"
+        ) from error
+
+
+def _kept_apart(prompt: str) -> bool:
+    said = prompt[prompt.rfind(f"\n{USER}: ") :]  # the prompt's facts and its date may change
+    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:4], "big") % HELD_OUT == 0
 
 
 def _speech(prompt: str, completion: str, kind: str, desirable: bool = True) -> Preference:

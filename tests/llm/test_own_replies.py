@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import doctest
+import json
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,89 @@ def test_a_fact_in_latin_letters_is_no_lack_of_hangul(tmp_path: Path) -> None:
     found = sort(tmp_path, ("영문 이름 알려 줘", "Oh-LoRA야.", "end"))
     assert [f.kind for f in found.wanted] == ["sampled: right fact"]
     assert found.unwanted == []
+
+
+def graded(tmp_path: Path, *said: dict[str, str]) -> own_replies.OwnReplies:
+    path = tmp_path / "graded.csv"
+    with path.open("w", encoding="utf-8", newline="") as f:
+        writer = csv.DictWriter(f, ["prompt", "history", "reply", "grade"])
+        writer.writeheader()
+        writer.writerows(said)
+    return read_own_replies(path, CARD, ROWS)
+
+
+def test_a_grade_counts_and_no_rule(tmp_path: Path) -> None:
+    before = json.dumps([["면접 봤어", "고생했어. 어땠어?"]], ensure_ascii=False)
+    found = graded(
+        tmp_path,
+        {"prompt": "망한 것 같아", "history": before, "reply": "망했구나, 속상하겠다.", "grade": "2"},
+        {"prompt": "망한 것 같아", "history": before, "reply": "축하해!", "grade": "0"},
+        {"prompt": "망한 것 같아", "history": before, "reply": "그렇구나.", "grade": "1"},
+        {"prompt": "너 INFP지?", "reply": "응, INFP야!", "grade": "2"},
+    )
+    assert [(f.kind, f.desirable, f.speech_only) for f in [*found.wanted, *found.unwanted]] == [
+        ("graded: fits", True, True),
+        ("graded: fits", True, True),
+        ("graded: misses", False, True),
+    ]
+    assert found.wanted[0].prompt == render_prompt(
+        CARD, [], [("면접 봤어", "고생했어. 어땠어?")], "망한 것 같아"
+    )
+    assert parse_turn(found.unwanted[0].completion, CARD).text == "축하해!"
+
+
+def test_a_vague_reply_is_wanted_where_she_gave_no_better_one(tmp_path: Path) -> None:
+    path = tmp_path / "graded.csv"
+    path.write_text(
+        "prompt,reply,grade,finish_reason\n"
+        "오늘 이사했어,그렇구나.,1,end\n"
+        "오늘 이사했어,맛있겠다.,0,end\n"
+        "오늘 이사했어,이사하느라 고생했어.,2,written\n"
+        "비 온다,그렇구나.,1,end\n"
+        "비 온다,우산 챙겨!,2,end\n"
+    )
+    found = read_own_replies(path, CARD)
+    assert [parse_turn(f.completion, CARD).text for f in found.wanted] == [
+        "그렇구나.",
+        "이사하느라 고생했어.",
+        "우산 챙겨!",
+    ]
+    assert [parse_turn(f.completion, CARD).text for f in found.unwanted] == ["맛있겠다."]
+
+
+def test_some_graded_messages_are_kept_apart_whole(tmp_path: Path) -> None:
+    said = [
+        {"prompt": f"오늘 {n}번 넘어졌어", "reply": reply, "grade": grade}
+        for n in range(240)
+        for reply, grade in (("아팠겠다.", "2"), ("축하해!", "0"))
+    ]
+    found = graded(tmp_path, *said)
+    assert 8 <= len(found.held) <= 40
+    assert len(found.wanted) == len(found.unwanted) == 240 - len(found.held)
+    apart = {good.prompt for good, _ in found.held}
+    assert all(good.desirable and not bad.desirable and good.prompt == bad.prompt for good, bad in found.held)
+    assert not apart & {reply.prompt for reply in [*found.wanted, *found.unwanted]}
+    assert all(good.completion.startswith(" 아팠겠다.") for good, _ in found.held)
+    one_sided = graded(tmp_path, *[row for row in said if row["grade"] == "2"])
+    assert one_sided.held == []
+    assert len(one_sided.wanted) == len(found.wanted)
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ({"grade": "3"}, r"line 3: the grade is '3', not 0, 1 or 2"),
+        ({"grade": "2", "history": "hello"}, r"line 3: the history is no JSON list"),
+        ({"grade": "0", "history": '[["a"]]'}, r"line 3: the history is no JSON list"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, bad: dict[str, str], why: str) -> None:
+    with pytest.raises(ArtifactError, match=why):
+        graded(
+            tmp_path,
+            {"prompt": "안녕", "reply": "안녕!", "grade": "2"},
+            {"prompt": "안녕", "reply": "안녕!", **bad},
+        )
 
 
 def test_a_number_counts_as_a_whole() -> None:
