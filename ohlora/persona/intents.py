@@ -48,9 +48,11 @@ class IntentFinder:
         self._any = LogisticRegression(C=100.0, solver="liblinear", random_state=0)
         self._any.fit(x, [1] * len(messages) + [0] * len(others))
         self._owners = np.unique(owners)
-        which = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-6)
-        which.fit(x[: len(messages)], np.eye(len(asked))[owners])
-        self._weights = np.ascontiguousarray(which.coef_.T)  # else each product copies it
+        self._weights: np.ndarray | None = None
+        if len(self._owners) > 1:  # or there is nothing to choose
+            which = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-6)
+            which.fit(x[: len(messages)], np.eye(len(asked))[owners])
+            self._weights = np.ascontiguousarray(which.coef_.T)  # else each product copies it
         self._look = lru_cache(maxsize=1 << 15)(self._look_up)
 
     def find(self, message: str, least: float = LEAST, margin: float = 0.0) -> int | None:
@@ -66,6 +68,9 @@ class IntentFinder:
 
     def _look_up(self, message: str) -> tuple[float, int, float]:
         x = self._vectorizer.transform([message])
+        chance = float(self._any.predict_proba(x)[0, 1])
+        if self._weights is None:
+            return chance, int(self._owners[0]), 1.0
         scores = (x @ self._weights).reshape(-1)[self._owners]
         first, second = np.sort(np.append(scores, 0.0))[::-1][:2]
-        return float(self._any.predict_proba(x)[0, 1]), int(self._owners[np.argmax(scores)]), first - second
+        return chance, int(self._owners[np.argmax(scores)]), first - second
