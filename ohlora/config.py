@@ -338,6 +338,7 @@ class GenerationConfig(Section):
     )
     temperature: float = Field(0.6, ge=0, le=2, description="0 is greedy")
     top_p: Fraction = 0.9
+    min_p: Fraction = Field(0.0, description="leaves out tokens less likely than this share of the likeliest")
     repetition_penalty: float = Field(1.15, ge=1, le=2)
     no_repeat_ngram: int = Field(4, ge=0, description="no run of so many tokens comes twice; 0 allows it")
     history_turns: int = Field(3, ge=0, description="earlier turns in the prompt")

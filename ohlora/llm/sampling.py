@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,7 +30,8 @@ def sample(
             from repeating (`no_repeat_ngram`): what the person said and what she remembers must stay easy to
             say.
         generator: CPU generator.
-        config: temperature, nucleus (arXiv:1904.09751), penalty and repetition.
+        config: temperature, nucleus (arXiv:1904.09751), least share of the likeliest (min-p,
+            arXiv:2407.01082, before the temperature counts), penalty and repetition.
         allowed: bool [vocabulary], at least one; None allows everything.
         free: whether this is speech. What is not (memories, expression) is the likeliest, and may repeat.
     """
@@ -71,6 +73,8 @@ def repeating(written: Sequence[int], length: int) -> set[int]:
 def _draw(logits: torch.Tensor, generator: torch.Generator, config: GenerationConfig) -> int:
     if config.temperature == 0:
         return int(logits.argmax())
+    if config.min_p:
+        logits = logits.masked_fill(logits < logits.max() + math.log(config.min_p), -torch.inf)
     probabilities = torch.softmax(logits / config.temperature, dim=-1)
     # the nucleus is nearly always among the few likeliest, and sorting the whole vocabulary takes longer
     likeliest, order = probabilities.topk(min(NUCLEUS, len(probabilities)))

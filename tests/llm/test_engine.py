@@ -233,6 +233,12 @@ class TestSample:
         assert self.draw(GenerationConfig(temperature=1.0, top_p=0.7)) == {0, 1}
         assert self.draw(GenerationConfig(temperature=1.0, top_p=0.0)) == {0}
 
+    def test_tokens_far_below_the_likeliest_are_left_out_at_any_temperature(self) -> None:
+        for temperature in (0.5, 2.0):
+            config = GenerationConfig(temperature=temperature, top_p=1.0, min_p=0.2)
+            assert self.draw(config) == {0, 1}  # exp(-1) is over .2, exp(-2) is not
+        assert self.draw(GenerationConfig(temperature=1.0, top_p=1.0, min_p=1.0)) == {0}
+
     def test_zero_temperature_takes_the_likeliest(self) -> None:
         assert self.draw(GenerationConfig(temperature=0.0)) == {0}
 
