@@ -169,14 +169,24 @@ def decoded(path: Path) -> tuple[NDArray[np.uint8], float]:
 @pytest.mark.parametrize(("name", "error"), [("a.gif", 8), ("a.webp", 4), ("a.mp4", 4), ("frames", 0)])
 def test_files_hold_the_frames(tmp_path: Path, name: str, error: float) -> None:
     images = clip()
-    for folder in ("one", "two"):
-        encode(images, tmp_path / folder / name, 24)
+    encode(images, tmp_path / "one" / name, 24)
     frames, seconds = decoded(tmp_path / "one" / name)
     assert frames.shape == images.shape
     assert np.abs(frames.astype(int) - images).mean() <= error
     if name != "frames":
         assert seconds == pytest.approx(12 / 24, abs=0.011)
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.mp4"])
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path, name: str) -> None:
+    images = clip()
+    written, garbage = set(), []
+    for seed in range(12):
+        # What an encoder reads past its own memory differs from one time to the next.
+        garbage.append(np.random.default_rng(seed).bytes(20_000 * seed))
+        encode(images, tmp_path / name, 24)
+        written.add((tmp_path / name).read_bytes())
+    assert len(written) == 1
 
 
 def test_what_stands_still_stands_still_in_a_gif(tmp_path: Path) -> None:
