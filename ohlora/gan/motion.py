@@ -209,7 +209,7 @@ def _bayer(height: int, width: int) -> NDArray[np.float64]:
 def _encode_mp4(images: NDArray[np.uint8], path: Path, fps: float) -> None:
     """H.264 in 4:2:0, which every browser plays; the same frames give the same bytes.
 
-    That takes one thread, and no macroblock tree: with AVX-512, x264's reads past the end of a picture that is
+    That takes one thread, and no macroblock tree: with AVX-512, x264's reads past the end of a picture
     narrower than 16 macroblocks, so that what lies there in memory decides on the quantisers.
     """
     import av
