@@ -39,7 +39,9 @@ def voice(options: RunOptions = RunOptions()) -> None:
     """Base language model and dialogues -> the adapter she talks with."""
     with work_tree(options) as run:
         base_llm = run("base_llm")
-        dialogues = run("dialogues")
+        base_encoder = run("base_encoder")
+        examples = run("examples", after=[base_encoder])
+        dialogues = run("dialogues", after=[examples])
         voice = run("voice", after=[base_llm, dialogues])
         run("preference", after=[base_llm, dialogues, voice])
 

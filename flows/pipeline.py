@@ -26,12 +26,14 @@ def pipeline(options: RunOptions = RunOptions()) -> None:
         variants = run("variants", after=[corpus, labels, properties, filters])
         face_test = run("face_test", after=[corpus, parser, filters, judge, face, variants])
 
+        base_encoder = run("base_encoder")
+        examples = run("examples", after=[base_encoder])
+
         base_llm = run("base_llm")
-        dialogues = run("dialogues")
+        dialogues = run("dialogues", after=[examples])
         voice = run("voice", after=[base_llm, dialogues])
         preference = run("preference", after=[base_llm, dialogues, voice])
 
-        base_encoder = run("base_encoder")
         memory = run("memory", after=[base_encoder])
 
         run("package", after=[parser, judge, face_test, preference, memory])

@@ -256,6 +256,18 @@ class PersonaConfig(Section):
         return date.today() if self.today == "auto" else self.today
 
 
+class ExamplesConfig(Section):
+    """Dialogue rows like the message, which the voice reads in its prompt, in training as in serving."""
+
+    shown: int = Field(
+        2, ge=0, description="how many at most: the nearest and others by chance; 0 shows none"
+    )
+    pool: Positive = Field(4, description="among how many of the nearest the others are drawn")
+    threshold: float = Field(
+        0.9, ge=-1, le=1, description="least cosine of messages; untuned e5 puts unlike ones at 0.85"
+    )
+
+
 class ScratchLLMConfig(Section):
     """Sizes of base=scratch-neox, a GPT-NeoX with random weights: for tests, not for people."""
 
@@ -450,6 +462,7 @@ class Config(Section):
     variants: VariantsConfig = VariantsConfig()
     face_test: FaceTestConfig = FaceTestConfig()
     persona: PersonaConfig = PersonaConfig()
+    examples: ExamplesConfig = ExamplesConfig()
     voice: VoiceConfig = VoiceConfig()
     preference: PreferenceConfig = PreferenceConfig()
     generation: GenerationConfig = GenerationConfig()

@@ -15,11 +15,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ohlora.artifacts import ArtifactError, Manifest, read_manifest, sha256_file, verify_form
+from ohlora.artifacts import (
+    MANIFEST,
+    ArtifactError,
+    Manifest,
+    read_manifest,
+    sha256_file,
+    verify,
+    verify_form,
+)
+from ohlora.chat.product import EXAMPLES
 from ohlora.config import Config, state_dir
 from ohlora.errors import UserError
 from ohlora.evaluation.face_stage import BEST, SCORES
 from ohlora.evaluation.gate import CHAMPION, Decision, Gate, GateError
+from ohlora.memory.examples import ENCODER
 from ohlora.pipeline import STAGES, inputs_digest
 from ohlora.registry import KINDS, Registry, Version, copy_model, git_state
 from ohlora.services import newest_bento, server_environment
@@ -136,6 +146,8 @@ def assemble(config: Config, root: Path, out: Path) -> Path:
         else:
             merge(_base(registry, root, kind, manifest), folder, out / kind)
     shutil.copyfile(card, out / "persona.yaml")
+    if config.examples.shown:
+        _copy_examples(_examples(root), out / EXAMPLES)
     body = {
         "format": _FORMAT,
         "models": {
@@ -227,6 +239,7 @@ def product_digest(config: Config, root: Path) -> str:
         "format": _FORMAT,
         "models": {kind: [champions[kind].version, champions[kind].sha256] for kind in SERVED},
         "card": sha256_file(_card(config, root)),
+        "shown": read_manifest(_examples(root)).digest if config.examples.shown else "",
         **_settings(config),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -235,6 +248,7 @@ def product_digest(config: Config, root: Path) -> str:
 def _settings(config: Config) -> dict[str, Any]:
     return {
         "generation": config.generation.model_dump(mode="json"),
+        "examples": config.examples.model_dump(mode="json"),
         "memory": config.memory.model_dump(
             mode="json", include={"threshold", "top_k", "multi_valued", "own_words"}
         ),
@@ -260,6 +274,20 @@ def _card(config: Config, root: Path) -> Path:
     return card
 
 
+def _examples(root: Path) -> Path:
+    folder = root / STAGES["package"].inputs["examples"]
+    if not (folder / MANIFEST).is_file():
+        raise PackageError(f"there are no examples in {folder}; make them with: ohlora run --target examples")
+    return folder
+
+
+def _copy_examples(source: Path, out: Path) -> None:
+    """The pairs, their vectors and the encoder; neighbours of rows are for training."""
+    for folder, target in ((source, out), (source / ENCODER, out / ENCODER)):
+        target.mkdir(parents=True)
+        copy_model(folder, target, verify(folder), link=False)
+
+
 def _base(registry: Registry, root: Path, kind: str, manifest: Manifest) -> Path:
     wanted = manifest.base["sha256"]
     for folder in (registry.base(wanted), root / STAGES["package"].inputs[_BASES[kind]]):
@@ -282,6 +310,9 @@ def _is_intact(folder: Path) -> bool:
     try:
         for kind in SERVED:
             verify_form(folder / kind, kind)
+        if (folder / EXAMPLES).exists():
+            verify(folder / EXAMPLES)
+            verify(folder / EXAMPLES / ENCODER)
     except ArtifactError:
         return False
     return (folder / PRODUCT).is_file()

@@ -54,6 +54,7 @@ def _test(
     from ohlora.evaluation.voice_test import Plan
     from ohlora.llm.engine import Voice
     from ohlora.llm.weights import load_network, load_tokenizer, pick_device
+    from ohlora.pipeline import STAGES
     from ohlora.registry import Registry
 
     if config.runtime.threads:
@@ -63,6 +64,10 @@ def _test(
         raise VoiceTestError(
             f"there are no dialogues in {inputs['dialogues']}; make them with: ohlora run --target dialogues"
         )
+    if config.examples.shown:
+        inputs["examples"] = root / STAGES["examples"].output
+        if not inputs["examples"].is_dir():
+            raise VoiceTestError("there are no examples; make them with: ohlora run --target examples")
     registry = Registry(config, root)
     voices: dict[str, tuple[Path, Path | None]] = {}  # name -> base, adapter
     if model is not None:

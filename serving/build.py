@@ -23,7 +23,8 @@ import bentoml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ohlora.artifacts import ArtifactError, verify_form
+from ohlora.artifacts import ArtifactError, verify, verify_form
+from ohlora.chat.product import EXAMPLES
 from serving import ROOT
 
 ENTRY = "serving.service"
@@ -190,6 +191,8 @@ def check_product(product: Path) -> dict[str, str]:
     if links := [path.name for path in product.rglob("*") if path.is_symlink()]:
         raise BuildError(f"{product} holds links, a bento must hold the files: {', '.join(links)}")
     try:
+        if (product / EXAMPLES).exists():
+            verify(product / EXAMPLES)
         return {model: verify_form(product / model, model).digest for model in MODELS}
     except ArtifactError as error:
         raise BuildError(str(error)) from error

@@ -32,6 +32,7 @@ class Tree:
         card = root / self.config.persona.card
         card.parent.mkdir(parents=True)
         card.write_text("name: 오로라\n", encoding="utf-8")
+        self.show("one")
         self.registry = Registry(self.config, root)
 
     def crown(self, kind: str, weights: str, base: str = "") -> None:
@@ -43,6 +44,15 @@ class Tree:
             folder, kind, files=["w.safetensors"], base={"name": "b", "sha256": base} if base else {}
         )
         self.registry.move_alias(self.registry.register(kind, folder), "champion")
+
+    def show(self, pairs: str) -> None:
+        """Examples with an encoder."""
+        for folder, kind in (("", "examples"), ("encoder", "base-encoder")):
+            place = self.root / "artifacts/examples" / folder
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "w.safetensors").write_text(pairs)
+            write_manifest(place, kind, files=["w.safetensors"])
+        (self.root / "artifacts/examples/neighbours.json").write_text("{}")
 
     def settings(self, *overrides: str) -> Config:
         return load_config(ROOT, None, overrides)
@@ -68,7 +78,17 @@ def test_a_product_is_complete_verified_and_made_once(tree: Tree) -> None:
     for kind in SERVED:
         tree.crown(kind, "one")
     product = assemble_current(tree.config, tree.root)
-    assert sorted(f.name for f in product.iterdir()) == ["face", "memory", "persona.yaml", PRODUCT, "voice"]
+    assert sorted(f.name for f in product.iterdir()) == [
+        "examples",
+        "face",
+        "memory",
+        "persona.yaml",
+        PRODUCT,
+        "voice",
+    ]
+    verify(product / "examples", "examples")
+    verify(product / "examples/encoder", "base-encoder")
+    assert not (product / "examples/neighbours.json").exists()  # of training only
     for kind in SERVED:
         verify(product / kind, kind)
     body = json.loads((product / PRODUCT).read_text(encoding="utf-8"))
@@ -94,19 +114,24 @@ def test_other_champions_or_settings_are_another_product(tree: Tree) -> None:
     for weights in ("two", "three"):
         tree.crown("face", weights)
         seen.append(assemble_current(tree.config, tree.root))
-    assert len(set(seen)) == 4
+    tree.show("two")
+    seen.append(assemble_current(tree.config, tree.root))
+    assert len(set(seen)) == 5
     assert current_product(tree.config, tree.root) == seen[-1]
     kept = {f for f in first.parent.iterdir() if f.is_dir()}
-    assert kept == set(seen[1:])
+    assert kept == set(seen[2:])
+    silent = assemble_current(tree.settings("examples.shown=0"), tree.root)
+    assert not (silent / "examples").exists()
 
 
 def test_a_damaged_product_is_put_together_again(tree: Tree) -> None:
     for kind in SERVED:
         tree.crown(kind, "one")
     product = assemble_current(tree.config, tree.root)
-    (product / "face" / "w.safetensors").write_text("garbage")
-    assert assemble_current(tree.config, tree.root) == product
-    assert verify(product / "face", "face")
+    for part, kind in (("face", "face"), ("examples", "examples"), ("examples/encoder", "base-encoder")):
+        (product / part / "w.safetensors").write_text("garbage")
+        assert assemble_current(tree.config, tree.root) == product
+        assert verify(product / part, kind)
 
 
 def test_what_is_missing_is_named_and_nothing_half_stays(tree: Tree) -> None:
@@ -114,6 +139,11 @@ def test_what_is_missing_is_named_and_nothing_half_stays(tree: Tree) -> None:
     with pytest.raises(PackageError, match="no champion for voice, memory"):
         assemble_current(tree.config, tree.root)
     tree.crown("memory", "one")
+    shutil.move(tree.root / "artifacts/examples", tree.root / "elsewhere")
+    tree.crown("voice", "one")
+    with pytest.raises(PackageError, match="make them with: ohlora run --target examples"):
+        assemble_current(tree.config, tree.root)
+    shutil.move(tree.root / "elsewhere", tree.root / "artifacts/examples")
     tree.crown("voice", "adapter", base="0" * 64)
     with pytest.raises(PackageError, match=r"the voice champion needs the base model b 000000000000…"):
         assemble_current(tree.config, tree.root)

@@ -24,7 +24,7 @@ import torch
 from ohlora.artifacts import ArtifactError
 from ohlora.attributes import Expression
 from ohlora.chat.message import check_message
-from ohlora.chat.product import PERSONA, Product, load_product
+from ohlora.chat.product import EXAMPLES, PERSONA, Product, load_product
 from ohlora.config import GenerationConfig
 from ohlora.gan import load_face
 from ohlora.llm import (
@@ -38,7 +38,7 @@ from ohlora.llm import (
     fit_prompt,
     turn_request,
 )
-from ohlora.memory import Embedder, Encoder, MemoryStore, is_grounded
+from ohlora.memory import Embedder, Encoder, ExampleFinder, MemoryStore, is_grounded
 from ohlora.persona import Card, CardError, expression_of, load_card
 
 _KEPT_FACES = 64
@@ -55,6 +55,17 @@ class Speaker(Protocol):
 
     def prompt_limit(self, config: GenerationConfig) -> int:
         """Most tokens of a prompt."""
+
+
+class Prompter(Protocol):
+    """What a turn needs of the examples."""
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """Replies of the data, which are not said again whole."""
+
+    def find(self, message: str, seed: int) -> list[tuple[str, str]]:
+        """Messages like this one and what was answered, the most like it last."""
 
 
 class Portraitist(Protocol):
@@ -94,6 +105,7 @@ class Companion:
         face: Portraitist,
         store: MemoryStore,
         threshold: float,  # least cosine of a memory that is recalled
+        examples: Prompter | None = None,
     ) -> None:
         self.product = product
         self.card = card
@@ -101,6 +113,7 @@ class Companion:
         self.threshold = threshold
         self._voice = voice
         self._encoder = encoder
+        self._examples = examples
         self._face = face
         self._turning = threading.Lock()
         self._drawing = threading.Lock()
@@ -111,7 +124,8 @@ class Companion:
         """Load a product folder.
 
         Args:
-            product: folder with `product.json`, `persona.yaml`, `face/`, `voice/` and `memory/`.
+            product: folder with `product.json`, `persona.yaml`, `face/`, `voice/`, `memory/` and, where the
+                voice is shown any, `examples/`.
             database: SQLAlchemy URL of memories and turns; empty keeps them until the process ends.
             device: `auto`, `cpu` or `cuda`.
 
@@ -136,9 +150,11 @@ class Companion:
             raise ArtifactError(
                 f"{product / 'memory'} was saved without a threshold; set memory.threshold or train it again"
             )
+        shown = settings.examples.shown > 0
         return cls(
             settings,
             card,
+            examples=ExampleFinder.load(product / EXAMPLES, settings.examples, device) if shown else None,
             voice=_load_voice(product / "voice", device, card, settings.generation),
             encoder=encoder,
             face=load_face(product / "face", device),
@@ -257,9 +273,12 @@ class Companion:
     ) -> TurnRequest:
         settings = self.product.generation
         limit = self._voice.prompt_limit(settings)
-        prompt = fit_prompt(self.card, memories, history, text, self._voice.count, limit)
         chosen = secrets.randbits(63) if seed is None else seed
-        return turn_request(prompt, text, self.card, chosen, settings)
+        shown = self._examples.find(text, chosen) if self._examples else []
+        count = self._voice.count
+        prompt = fit_prompt(self.card, memories, history, text, count, limit, examples=shown)
+        taken = self._examples.taken if self._examples else frozenset()
+        return turn_request(prompt, text, self.card, chosen, settings, taken=taken)
 
     def _remember(self, session: str, noted: list[str], said: list[str]) -> list[str]:
         """Keep what the voice noted and the person really said."""

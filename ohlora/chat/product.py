@@ -8,10 +8,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ohlora.artifacts import ArtifactError
-from ohlora.config import GenerationConfig, MemoryConfig
+from ohlora.config import ExamplesConfig, GenerationConfig, MemoryConfig
 
 PRODUCT = "product.json"
 PERSONA = "persona.yaml"
+EXAMPLES = "examples"
 
 
 class RecallSettings(BaseModel):
@@ -34,6 +35,7 @@ class Product(BaseModel):
     models: dict[str, dict[str, Any]] = {}  # name -> version and SHA-256, for a person to read
     generation: GenerationConfig = GenerationConfig()
     memory: RecallSettings = RecallSettings()
+    examples: ExamplesConfig = ExamplesConfig(shown=0)  # a product from before there were any shows none
     max_message_chars: int = Field(1000, gt=0)
 
 

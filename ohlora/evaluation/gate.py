@@ -32,7 +32,7 @@ Scorer = Callable[[Path, dict[str, Path], Config], dict[str, float]]
 EVIDENCE: dict[str, tuple[str, ...]] = {
     "labeler": ("corpus",),
     "face": ("corpus", "judge", "filters", "parser"),
-    "voice": ("dialogues", "base_llm", "probes"),
+    "voice": ("dialogues", "base_llm", "probes", "examples"),
     "memory": ("pairs", "base_encoder"),
 }
 """Inputs of the package stage that the scorer of each kind may read; a changed one means to score again."""
@@ -43,7 +43,7 @@ BASES = {"voice": "base_llm", "memory": "base_encoder"}
 _SETTINGS = {
     "labeler": ("corpus", "labeling"),
     "face": ("corpus", "face", "face_test", "filters", "judge"),
-    "voice": ("persona", "voice", "generation", "voice_test"),
+    "voice": ("persona", "examples", "voice", "generation", "voice_test"),
     "memory": ("memory",),
 }
 

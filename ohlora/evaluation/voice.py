@@ -6,7 +6,6 @@ held-out test split, sampled with the settings that serve.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -34,6 +33,7 @@ from ohlora.evaluation.voice_test import Ask, Plan, Result, Said, asks, judge, s
 from ohlora.llm.engine import TurnRequest, Voice, turn_request
 from ohlora.llm.likelihood import encode, log_likelihoods, read_rows
 from ohlora.llm.precision import uses_bfloat16
+from ohlora.memory import ExampleFinder
 from ohlora.persona.card import Card, load_card
 from ohlora.persona.dialogues import CARD_FILE
 
@@ -58,7 +58,7 @@ def score(model_folder: Path, inputs: dict[str, Path], config: Config) -> dict[s
 
     Args:
         model_folder: an adapter.
-        inputs: `dialogues` (the stage's folder), `base_llm`, and `probes`.
+        inputs: `dialogues` (the stage's folder), `base_llm`, `probes`, and `examples`.
         config: settings.
 
     Returns:
@@ -91,7 +91,7 @@ def examine(
     Args:
         name: of the voice, for the report.
         voice: who answers.
-        inputs: `dialogues` and `probes`.
+        inputs: `dialogues`, `probes` and, where the voice is shown any, `examples`.
         config: settings; `generation` is used as serving does.
         plan: how much.
         on: the day of the test; the day of the rows (`persona.today`) when not given.
@@ -101,11 +101,15 @@ def examine(
     card = load_card(inputs["dialogues"] / CARD_FILE)
     probes = Probes.load(inputs["probes"])
     rows = spread(read_rows(inputs["dialogues"], "test"), plan.held_out)
-    questions = asks(probes, card, plan, on)
+    finder = None
+    if config.examples.shown and "examples" in inputs:
+        finder = ExampleFinder.load(inputs["examples"], config.examples, config.runtime.device)
+    questions = asks(probes, card, plan, on, finder)
     own: list[Ask] = []
     if plan.own_replies:
         own = [Ask("held_out", Probe(id=row["id"], user=row["user"]), row["prompt"]) for row in rows]
-    said = answer(voice, [*questions, *own], card, config.generation, plan.seed, on, progress)
+    taken = finder.taken if finder else frozenset()
+    said = answer(voice, [*questions, *own], card, config.generation, plan.seed, on, progress, taken)
     judged = [
         judge(a, s, card, probes, on, config.memory.own_words)
         for a, s in zip([*questions, *own], said, strict=True)
@@ -154,10 +158,12 @@ def answer(
     seed: int,
     on: date,
     progress: Progress,
+    taken: frozenset[str] = frozenset(),
 ) -> list[Said]:
     """Answer every prompt with a seed of its own, in batches of similar length."""
     turns = [
-        turn_request(ask.prompt, ask.probe.user, card, seed_of(seed, ask), config, on) for ask in questions
+        turn_request(ask.prompt, ask.probe.user, card, _seed(seed, ask), config, on, taken)
+        for ask in questions
     ]
     order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt))
     said: dict[int, Said] = {}
@@ -179,7 +185,7 @@ def time_replies(
         `tokens_per_second` over all turns, `first_token_seconds` and `reply_seconds` (medians), and
         `slowest_reply_seconds`.
     """
-    turns = [TurnRequest(ask.prompt, card, seed_of(seed, ask), config) for ask in questions]
+    turns = [TurnRequest(ask.prompt, card, _seed(seed, ask), config) for ask in questions]
     if turns:
         voice.complete_turn(turns[0])  # what is made once is not a reply's time
     done = [voice.complete_turn(turn) for turn in turns]
@@ -195,7 +201,5 @@ def time_replies(
     }
 
 
-def seed_of(seed: int, ask: Ask) -> int:
-    """Seed of one reply."""
-    text = f"{seed} {ask.kind} {ask.probe.id} {ask.sample}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+def _seed(seed: int, ask: Ask) -> int:
+    return voice_test.seed_of(seed, ask.kind, ask.probe.id, ask.sample)

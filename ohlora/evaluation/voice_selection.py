@@ -140,10 +140,9 @@ def run_candidate(config: Config, folder: Path) -> dict[str, float]:
         read_manifest(base_folder)
     except UserError:
         bases.build(config, base_folder)
-    rows_folder = folder / "dialogues"
-    dialogues.run(
-        config, {"persona": Path("data/persona")}, {"output": rows_folder}, Journal(folder / "journal")
-    )
+    rows_folder, examples = folder / "dialogues", Path(STAGES["package"].inputs["examples"])
+    persona = {"persona": Path("data/persona"), "examples": examples}
+    dialogues.run(config, persona, {"output": rows_folder}, Journal(folder / "journal"))
     output = folder / "voice"
     output.mkdir(parents=True, exist_ok=True)
     (output / "metrics.jsonl").unlink(missing_ok=True)
@@ -154,6 +153,7 @@ def run_candidate(config: Config, folder: Path) -> dict[str, float]:
     evidence = {
         "base_llm": base_folder,
         "dialogues": rows_folder,
+        "examples": examples,
         "probes": Path(STAGES["package"].inputs["probes"]),
     }
     scores = score(output, evidence, config)

@@ -10,6 +10,7 @@ Notable:
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ from ohlora.evaluation.voice_probes import (
     WritingProbe,
     filled,
 )
-from ohlora.memory import is_grounded
+from ohlora.memory import ExampleFinder, is_grounded
 from ohlora.persona.card import Card
 from ohlora.persona.prompt import (
     EmptyReply,
@@ -165,9 +166,11 @@ def spread(items: Sequence[P], count: int) -> list[P]:
     return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
-def asks(probes: Probes, card: Card, plan: Plan, on: date) -> list[Ask]:
-    """The prompts of a plan, as serving would render them on a day."""
-    result: list[Ask] = []
+def asks(
+    probes: Probes, card: Card, plan: Plan, on: date, examples: ExampleFinder | None = None
+) -> list[Ask]:
+    """The prompts of a plan, as serving would render them on a day, with the examples it would show."""
+    wanted: list[tuple[Kind, Probe, int]] = []
     kinds: dict[Kind, Sequence[Probe]] = {
         "facts": probes.facts,
         "refusals": probes.refusals,
@@ -178,11 +181,25 @@ def asks(probes: Probes, card: Card, plan: Plan, on: date) -> list[Ask]:
     }
     for kind, every in kinds.items():
         for probe in spread(every, plan.counts.get(kind, 0)):
-            memories = probe.memories if isinstance(probe, RecallProbe) else []
-            history = probe.history if isinstance(probe, CarryOverProbe) else []
-            prompt = render_prompt(card, memories, history, probe.user, on)
-            result += [Ask(kind, probe, prompt, k) for k in range(plan.samples.get(kind, 1))]
+            wanted += [(kind, probe, k) for k in range(plan.samples.get(kind, 1))]
+    shown: list[list[tuple[str, str]]] = [[] for _ in wanted]
+    if examples is not None:
+        seeds = [seed_of(plan.seed, kind, probe.id, k) for kind, probe, k in wanted]
+        shown = examples.find_many([probe.user for _, probe, _ in wanted], seeds)
+    result: list[Ask] = []
+    for (kind, probe, k), pairs in zip(wanted, shown, strict=True):
+        memories = probe.memories if isinstance(probe, RecallProbe) else []
+        history = probe.history if isinstance(probe, CarryOverProbe) else []
+        result.append(
+            Ask(kind, probe, render_prompt(card, memories, history, probe.user, on, examples=pairs), k)
+        )
     return result
+
+
+def seed_of(seed: int, kind: str, probe: str, sample: int) -> int:
+    """Seed of one reply: of what it is shown and of its sampling."""
+    text = f"{seed} {kind} {probe} {sample}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 def judge(

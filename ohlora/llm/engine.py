@@ -9,14 +9,16 @@ is exchangeable (`ohlora.llm.networks`).
 from __future__ import annotations
 
 import codecs
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ohlora.artifacts import ArtifactError, verify
@@ -25,13 +27,23 @@ from ohlora.llm.events import Event, ExpressionChosen, Finished, MemoryWritten, 
 from ohlora.llm.networks import Network, choose_engine, network_for
 from ohlora.llm.precision import inference_dtype
 from ohlora.llm.sampling import sample
-from ohlora.llm.turn_mask import TokenTable, TurnAutomaton, TurnState
+from ohlora.llm.turn_mask import Mask, TokenTable, TurnAutomaton, TurnState
 from ohlora.llm.weights import KIND, load_adapted, load_network, load_tokenizer, pick_device
 from ohlora.persona.card import Card
-from ohlora.persona.prompt import STOP_SEQUENCES, TurnGrammar, parse_turn, turn_grammar
+from ohlora.persona.dialogues import normalise
+from ohlora.persona.prompt import (
+    STOP_SEQUENCES,
+    TurnGrammar,
+    parse_turn,
+    turn_grammar,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_LEAST_TAKEN = 6  # letters from which on a reply is not said again; below that everybody says `응, 좋아!`
+_CONSIDERED = 64  # likeliest tokens among which another word is looked for
+_SENTENCE_END = re.compile(r"(?<=[.!?~]) (?=\S)")
 
 
 @dataclass(frozen=True)
@@ -43,10 +55,17 @@ class TurnRequest:
     seed: int  # the same seed, weights, engine and prompt give the same turn
     config: GenerationConfig
     reply: str = ""  # her words, where they are not the network's to choose: see `Card.words_for`
+    taken: Collection[str] = frozenset()  # `normalise` of replies that the network does not say again whole
 
 
 def turn_request(
-    prompt: str, message: str, card: Card, seed: int, config: GenerationConfig, on: date | None = None
+    prompt: str,
+    message: str,
+    card: Card,
+    seed: int,
+    config: GenerationConfig,
+    on: date | None = None,
+    taken: Collection[str] = frozenset(),
 ) -> TurnRequest:
     """The request for an answer to a message, as it is served and tested.
 
@@ -57,10 +76,11 @@ def turn_request(
         seed: of the sampling, and of the choice among the card's replies.
         config: sampling; without `boundaries` and `facts` the network alone answers.
         on: the day on which it is said; None for today.
+        taken: `normalise` of replies that the network does not say again whole.
     """
     day = on or date.today()
     reply = card.words_for(message, seed, day, boundaries=config.boundaries, facts=config.facts)
-    return TurnRequest(prompt, card, seed, config, reply)
+    return TurnRequest(prompt, card, seed, config, reply, taken)
 
 
 class Voice:
@@ -281,7 +301,11 @@ class _Row:
     """One turn of a batch, being written."""
 
     def __init__(
-        self, turn: TurnRequest, automaton: TurnAutomaton, budget: int, words: Sequence[int] = ()
+        self,
+        turn: TurnRequest,
+        automaton: TurnAutomaton,
+        budget: int,
+        words: Sequence[int] = (),
     ) -> None:
         self.state = TurnState(automaton, budget)
         self.written: list[int] = []
@@ -313,12 +337,38 @@ class _Row:
             what can be told now.
         """
         allowed = self._allowed
-        if self._worded and self.state.speaking and (ending := self.state.ending()).any():
-            allowed = ending
+        if self.state.speaking:
+            if self._worded and (ending := self.state.ending()).any():
+                allowed = ending
+            elif self._turn.taken:
+                allowed = self._untaken(logits, allowed)
         token = sample(
             logits, self.written, self._generator, self._turn.config, allowed, free=self.state.speaking
         )
         return self._write(token) + self._forced()
+
+    def _untaken(self, logits: torch.Tensor, allowed: Mask) -> Mask:
+        """Of what is allowed the tokens that lead away from a reply which is not said again.
+
+        A first sentence that is one may stand, if words follow it; a later one takes another word in time.
+        """
+        said, later = normalise(self._text), bool(_SENTENCE_END.search(self._text.lstrip()))
+        if not later and not self._is_taken(said):
+            return allowed
+        scores = logits.masked_fill(~torch.from_numpy(allowed), -torch.inf)
+        away = []
+        for token in scores.topk(min(_CONSIDERED, len(scores))).indices.tolist():
+            piece = self._texts[token].decode(errors="ignore")
+            after = normalise(self._text + piece)
+            goes_on = after != said or piece.isspace() or not self._is_taken(said)
+            if allowed[token] and goes_on and (after == said or not self._is_taken(after)):
+                away.append(token)
+        untaken = np.zeros_like(allowed)
+        untaken[away] = True
+        return untaken if away else allowed
+
+    def _is_taken(self, said: str) -> bool:
+        return len(said) >= _LEAST_TAKEN and said in self._turn.taken
 
     def unread(self) -> list[int]:
         """The tokens that the network has not seen yet; counted as seen from now on."""

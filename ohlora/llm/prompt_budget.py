@@ -19,15 +19,16 @@ def fit_prompt(
     count: Callable[[str], int],
     limit: int,
     on: date | None = None,
+    examples: Sequence[tuple[str, str]] = (),
 ) -> str:
     """`render_prompt`, shortened to `limit` tokens.
 
-    Earlier turns go first, the oldest before the others, then memories, the least fitting before the
-    others, then facts of the card. What the person says now stays; only if it alone is too long, its
-    beginning gives way to `…`.
+    Earlier turns go first, the oldest before the others, then examples and memories, the least fitting
+    before the others, then facts of the card. What the person says now stays; only if it alone is too
+    long, its beginning gives way to `…`.
 
     Args:
-        card, memories, history, user, on: as `render_prompt` takes them.
+        card, memories, history, user, on, examples: as `render_prompt` takes them.
         count: tokens of a prompt.
         limit: most tokens; a limit that holds no word of the message still leaves its last character.
     """
@@ -35,10 +36,14 @@ def fit_prompt(
     def shortest(said: str) -> str:
         return render_prompt(card, [], [], said, on, look_up=False)
 
-    kept, turns = list(memories), list(history)
-    while count(prompt := render_prompt(card, kept, turns, user, on)) > limit and (turns or kept):
+    kept, turns, shown = list(memories), list(history), list(examples)
+    while count(prompt := render_prompt(card, kept, turns, user, on, examples=shown)) > limit and (
+        turns or shown or kept
+    ):
         if turns:
             turns.pop(0)
+        elif shown:
+            shown.pop(0)
         else:
             kept.pop()
     if count(prompt) <= limit or count(prompt := shortest(user)) <= limit:

@@ -2,7 +2,17 @@
 
 from ohlora.memory.adapter import merge
 from ohlora.memory.encoder import Embedder, Encoder
+from ohlora.memory.examples import ExampleFinder
 from ohlora.memory.grounding import is_grounded
 from ohlora.memory.store import Memory, MemoryStore, Recalled
 
-__all__ = ["Embedder", "Encoder", "Memory", "MemoryStore", "Recalled", "is_grounded", "merge"]
+__all__ = [
+    "Embedder",
+    "Encoder",
+    "ExampleFinder",
+    "Memory",
+    "MemoryStore",
+    "Recalled",
+    "is_grounded",
+    "merge",
+]

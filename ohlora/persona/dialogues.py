@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ohlora.attributes import Expression
-from ohlora.config import Config, PersonaChecks, PersonaConfig
+from ohlora.config import Config, ExamplesConfig, PersonaChecks, PersonaConfig
 from ohlora.errors import UserError
 from ohlora.persona.card import Card, Speech, load_card, unknown_placeholders
 from ohlora.persona.expressions import expression_of, fallback_expression
@@ -104,6 +104,15 @@ def load_dialogues(path: Path | str) -> list[DialogueRow]:
         raise DialogueError(f"{path} holds no rows")
     check_splits(rows, places)
     return rows
+
+
+def load_rows(path: Path, card: Card) -> list[DialogueRow]:
+    """Rows of a JSON Lines file, or of a CSV in the original's layout.
+
+    Raises:
+        DialogueError: the file is missing or does not hold.
+    """
+    return import_original_csv(path, card) if path.suffix.lower() == ".csv" else load_dialogues(path)
 
 
 def read_rows(path: Path | str) -> tuple[list[DialogueRow], list[str], list[tuple[str, str]]]:
@@ -338,7 +347,7 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
 
     Writes `train.parquet`, `valid.parquet`, `test.parquet` (columns of `DialogueRow` without `split` and
     `history`, and `prompt`, `completion` and the `day` they are said on), `persona.yaml` and a picture of the
-    lengths into the output folder.
+    lengths into the output folder. Prompts show the examples of `inputs["examples"]`, where it is given.
 
     Raises:
         CardError, DialogueError: the data do not hold.
@@ -351,7 +360,10 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     chosen = with_history(select(every, config.persona.limit), config.persona.history, card)
     days = dated(chosen, card, config.persona)
     rows = [said_on(row, card, day) for row, day in days]
-    records = [_record(row, card, day) for row, (_, day) in zip(rows, days, strict=True)]
+    shown = _shown(rows, inputs.get("examples"), config.examples)
+    records = [
+        _record(row, card, day, examples) for row, (_, day), examples in zip(rows, days, shown, strict=True)
+    ]
 
     for split in SPLITS:
         part = [record for row, record in zip(rows, records, strict=True) if row.split == split]
@@ -405,9 +417,25 @@ def _interleave(queues: Iterable[list[str]]) -> list[str]:
     return [q[i] for i in range(max(map(len, ordered), default=0)) for q in ordered if i < len(q)]
 
 
-def _record(row: DialogueRow, card: Card, day: date) -> dict[str, Any]:
+def _shown(
+    rows: Sequence[DialogueRow], folder: Path | None, settings: ExamplesConfig
+) -> list[list[tuple[str, str]]]:
+    """The examples of each row; none without the output of the stage `examples`."""
+    from ohlora.persona.examples import Examples, load_neighbours, seed_of  # it builds on this module
+
+    if folder is None:
+        return [[] for _ in rows]
+    examples, near = Examples.load(folder), load_neighbours(folder)
+
+    def of(row: DialogueRow) -> list[int]:  # a copy that is said on another day has the neighbours of its row
+        return near.get(row.id) or near.get(row.id.rpartition("-")[0], [])
+
+    return [examples.shown(of(row), settings, seed_of(row.id)) for row in rows]
+
+
+def _record(row: DialogueRow, card: Card, day: date, examples: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return row.model_dump(exclude={"split", "history"}) | {
-        "prompt": render_prompt(card, row.memories_read, row.history, row.user, day),
+        "prompt": render_prompt(card, row.memories_read, row.history, row.user, day, examples=examples),
         "completion": render_completion(row, card, day),
         "day": day.isoformat(),
     }

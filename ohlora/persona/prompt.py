@@ -3,6 +3,7 @@
     22살 3학년 AI 오로라의 반말 수다              header of the card, optional
     설정: MBTI: ENTJ                            facts of the card that the message asks for, optional
     기억: 이름: 민수; 취미: 등산                  memories, optional
+    참고: 나 누구게 → 민수잖아!                   what she answered to messages like this one, optional
     사용자: 안녕                                 earlier turns, optional
     오로라: 왔구나!
     사용자: 나 누군지 기억해?
@@ -40,10 +41,12 @@ USER = "사용자"
 SHE = "오로라"
 MEMORY = "기억"
 FACTS = "설정"
-STOP_SEQUENCES: tuple[str, ...] = (f"\n{USER}:", f"\n{SHE}:", f"\n{MEMORY}:", f"\n{FACTS}:", "\n")
+EXAMPLE = "참고"
+ANSWERED = "→"
+STOP_SEQUENCES: tuple[str, ...] = (*(f"\n{role}:" for role in (USER, SHE, MEMORY, FACTS, EXAMPLE)), "\n")
 """Generation ends at any of these; a reply is one line, so the last one covers cards of other names."""
 
-TURN_FORMAT = 3
+TURN_FORMAT = 4
 """Version of prompts and completions; an adapter that was trained on another one is not continued."""
 
 MAX_MEMORIES_WRITTEN = 2
@@ -72,7 +75,7 @@ _HAS_WORD = re.compile(r"[0-9A-Za-z가-힣ㄱ-ㅎㅏ-ㅣ]")
 
 @lru_cache(maxsize=8)
 def _role_marker(name: str) -> re.Pattern[str]:
-    roles = "|".join(map(re.escape, sorted({USER, SHE, MEMORY, FACTS, name})))
+    roles = "|".join(map(re.escape, sorted({USER, SHE, MEMORY, FACTS, EXAMPLE, name})))
     return re.compile(rf"({roles})\s*{_COLON}+\s*")
 
 
@@ -172,6 +175,7 @@ def render_prompt(
     user: str,
     on: date | None = None,
     look_up: bool = True,
+    examples: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The prompt of one turn, ending in `오로라:` without a space.
 
@@ -182,6 +186,7 @@ def render_prompt(
         user: what the person says now.
         on: the day on which it is said, for her age and school year; None for today.
         look_up: give the facts of the card that `user` asks for.
+        examples: what was answered to messages like this one as (user, reply), the most like it last.
     """
     facts = card.facts_for(user, on or date.today()) if look_up else []
     header = card.filled(card.header, on or date.today())
@@ -190,6 +195,9 @@ def render_prompt(
         known = [text for text in (sanitize(t, card.name).replace(";", ",") for t in texts) if text]
         if known:
             lines.append(f"{kind}: {'; '.join(known)}")
+    for said, answered in examples:
+        question, reply = (_said(text, card).replace(ANSWERED, " ") for text in (said, answered))
+        lines.append(f"{EXAMPLE}: {question} {ANSWERED} {reply}")
     for said, answered in history:
         lines += [f"{USER}: {_said(said, card)}", f"{card.name}: {_said(answered, card)}"]
     lines += [f"{USER}: {_said(user, card)}", f"{card.name}:"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -31,12 +31,14 @@ class Script:
         self.prompts: list[str] = []
         self.seeds: list[int] = []
         self.replies: list[str] = []
+        self.taken: list[Collection[str]] = []
         self.words = 0
 
     def stream(self, turn: TurnRequest) -> Iterator[Event]:
         self.prompts.append(turn.prompt)
         self.seeds.append(turn.seed)
         self.replies.append(turn.reply)
+        self.taken.append(turn.taken)
         line = self.lines.pop(0)
         parsed = parse_turn(line, turn.card)
         for i, word in enumerate(parsed.text.split(" ")):
@@ -77,7 +79,16 @@ class Mask:
         return np.full((256, 256, 3), round(expression.mouth * 255), np.uint8)
 
 
-def companion(*lines: str, store: MemoryStore | None = None) -> Companion:
+class Pairs:
+    """Examples that say which message and seed they are for."""
+
+    taken = frozenset({"잘자라우리아가"})
+
+    def find(self, message: str, seed: int) -> list[tuple[str, str]]:
+        return [(f"{message}와 같은 말", f"대답 {seed}")]
+
+
+def companion(*lines: str, store: MemoryStore | None = None, examples: Pairs | None = None) -> Companion:
     encoder = Letters()
     return Companion(
         Product(max_message_chars=50),
@@ -87,6 +98,7 @@ def companion(*lines: str, store: MemoryStore | None = None) -> Companion:
         Mask(),
         store or MemoryStore("sqlite://", encoder),
         threshold=0.5,
+        examples=examples,
     )
 
 
@@ -107,6 +119,18 @@ def test_a_turn_speaks_shows_and_remembers() -> None:
     assert turn.image[0, 0, 0] == round(turn.expression.mouth * 255)
     assert set(turn.seconds) == {"recall", "reply", "face"}
     assert she.memories("s") == ["이름: 민수"]
+
+
+def test_the_voice_is_shown_examples_of_the_message_and_the_seed() -> None:
+    line = " 그래! (기쁨 654)"
+    she = companion(line, examples=Pairs())
+    she.turn("s", "배고파", seed=7)
+    assert "\n참고: 배고파와 같은 말 → 대답 7\n사용자: 배고파\n" in script(she).prompts[0]
+    assert script(she).seeds == [7]
+    assert script(she).taken == [Pairs.taken]
+    without = companion(line)
+    without.turn("s", "배고파", seed=7)
+    assert "참고:" not in script(without).prompts[0]
 
 
 def test_a_memory_comes_back_in_the_prompt_of_its_own_session_only() -> None:

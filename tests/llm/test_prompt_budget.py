@@ -13,22 +13,29 @@ CARD = load_card(Path(__file__).parents[2] / "data" / "persona" / "ohlora.yaml")
 DAY = date(2025, 11, 1)
 MEMORIES = ["이름: 민수", "취미: 등산", "사는 곳: 부산"]
 HISTORY = [(f"질문 {i}", f"대답 {i}") for i in range(4)]
+EXAMPLES = [("뭐 했어?", "놀았어."), ("지금 뭐 해?", "네 생각.")]
 
 
 def fit(limit: int, user: str = "뭐 해?") -> str:
-    return fit_prompt(CARD, MEMORIES, HISTORY, user, len, limit, DAY)  # one token per character
+    # one token per character
+    return fit_prompt(CARD, MEMORIES, HISTORY, user, len, limit, DAY, EXAMPLES)
 
 
 def test_what_fits_is_left_alone() -> None:
-    assert fit(10_000) == render_prompt(CARD, MEMORIES, HISTORY, "뭐 해?", DAY)
+    assert fit(10_000) == render_prompt(CARD, MEMORIES, HISTORY, "뭐 해?", DAY, examples=EXAMPLES)
 
 
-def test_old_turns_go_before_new_ones_and_before_memories() -> None:
+def test_old_turns_go_before_new_ones_then_examples_then_memories() -> None:
     whole = len(fit(10_000))
     shorter = fit(whole - 1)
     assert "질문 0" not in shorter
     assert "질문 1" in shorter
     assert "부산" in shorter
+    shown = len(render_prompt(CARD, MEMORIES, [], "뭐 해?", DAY, examples=EXAMPLES))
+    assert "질문" not in fit(shown)
+    assert "놀았어" in fit(shown)
+    assert "놀았어" not in fit(shown - 1)
+    assert "네 생각" in fit(shown - 1)
     bare = len(render_prompt(CARD, MEMORIES, [], "뭐 해?", DAY))
     assert fit(bare) == render_prompt(CARD, MEMORIES, [], "뭐 해?", DAY)
     assert fit(bare - 1) == render_prompt(CARD, MEMORIES[:2], [], "뭐 해?", DAY)

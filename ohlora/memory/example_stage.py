@@ -1,0 +1,76 @@
+"""Stage `examples`: the rows that her voice may be shown, embedded, and the neighbours of each row."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ohlora.artifacts import sha256_file
+from ohlora.config import Config
+from ohlora.memory.encoder import Encoder
+from ohlora.memory.examples import ENCODER
+from ohlora.persona.card import load_card
+from ohlora.persona.dialogues import load_rows, normalise, select
+from ohlora.persona.examples import Examples, may_be_shown, save_neighbours
+from ohlora.stage import REPORT, Journal, Report
+
+_BLOCK = 512  # messages embedded between two steps of the progress bar
+
+
+def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journal: Journal) -> Report:
+    """Embed the messages of the rows and find the neighbours of each.
+
+    Writes the pairs that may be shown with their vectors, the encoder, and `neighbours.json`: of each row the
+    places of its nearest pairs, without itself and its own reply.
+
+    Raises:
+        ArtifactError: the base encoder is missing or corrupt.
+        CardError, DialogueError: the data do not hold.
+    """
+    out, base = outputs["output"], inputs["base"]
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    path = Path(config.persona.dialogues)
+    rows = select(load_rows(path, load_card(Path(config.persona.card))), config.persona.limit)
+    encoder = Encoder.load(base, config.runtime.device)
+    shutil.copytree(base, out / ENCODER, dirs_exist_ok=True, ignore=shutil.ignore_patterns(REPORT))
+
+    messages = sorted({row.user for row in rows}, key=lambda text: (len(text), text))
+    blocks = [messages[at : at + _BLOCK] for at in range(0, len(messages), _BLOCK)]
+    # float16 at once, so that training and serving compare the same vectors
+    embedded = [encoder.embed(block).astype(np.float16) for block in journal.progress(blocks, "examples")]
+    vectors = dict(zip(messages, np.concatenate(embedded).astype(np.float32), strict=True))
+
+    pairs = list({(row.user, row.reply): None for row in rows if may_be_shown(row)})
+    dimension = (len(pairs), encoder.dimension)
+    placed = np.array([vectors[message] for message, _ in pairs], np.float32).reshape(dimension)
+    examples = Examples(pairs, placed, {normalise(row.reply) for row in rows if row.split == "train"})
+    asked = np.array([vectors[row.user] for row in rows], np.float32)
+    found = examples.near(asked, config.examples, but=[(row.user, row.reply) for row in rows])
+    near = dict(zip((row.id for row in rows), found, strict=True))
+    examples.save(out, encoder.digest, {"profile": config.profile, "dialogues_sha256": sha256_file(path)})
+    save_neighbours(out, near)
+    counts = np.array([len(found) for found in near.values()])
+    nearest = [(row.user, pairs[near[row.id][0]]) for row in rows if near[row.id]]
+    cosines = [float(vectors[message] @ vectors[other]) for message, (other, _) in nearest]
+    return Report(
+        metrics={
+            "pairs": float(len(pairs)),
+            "rows_with_examples": float((counts > 0).mean()),
+            "examples_of_a_row": float(counts.mean()),
+            "cosine_of_the_nearest": float(np.median(cosines)) if cosines else 0.0,
+        },
+        tables={
+            "Nearest": [
+                {"message": message, "nearest": other, "answered": reply}
+                for message, (other, reply) in nearest[:: max(1, len(nearest) // 12)][:12]
+            ]
+        },
+        notes=[
+            f"{path} is not {inputs['rows']}: a change of it does not make this stage stale"
+            for _ in range(path.resolve() != inputs["rows"].resolve())
+        ],
+    )

@@ -1,0 +1,159 @@
+"""Examples: what she answers to messages like this one, which her voice reads before it answers.
+
+A voice of a hundred million weights has little at hand of what it was taught once; shown the dialogue rows
+that are most like the message, it has good answers to depart from ("retrieve and refine", Weston et al. 2018,
+arXiv:1808.04776). Training and serving show them alike. In training a row is shown neither itself nor another
+row with its reply, so that the voice learns to answer in other words.
+
+Who embeds a message is the memory's business (`ohlora.memory.examples`); here are pairs and vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file, save_file
+
+from ohlora.artifacts import verify, write_manifest
+from ohlora.config import ExamplesConfig
+from ohlora.persona.dialogues import DialogueRow, normalise
+
+KIND = "examples"
+
+_PAIRS = "pairs.jsonl"
+_VECTORS = "vectors.safetensors"
+_TAKEN = "taken.txt"
+_NEIGHBOURS = "neighbours.json"
+_LONGEST = 60  # characters of a message or a reply that is shown
+_LOOKED_AT = 64  # nearest pairs from which those with different replies are taken
+_BLOCK = 256  # messages compared at a time
+
+
+def may_be_shown(row: DialogueRow) -> bool:
+    """Whether a row says all by itself: no earlier turn, memory or date is behind it, and it is short."""
+    return (
+        row.split == "train"
+        and not (row.history or row.memories_read or "{" in row.reply)
+        and max(len(row.user), len(row.reply)) <= _LONGEST
+    )
+
+
+class Examples:
+    """Messages with what she answered, and the vectors by which they are found."""
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        vectors: npt.NDArray[np.float32],
+        taken: Iterable[str] = (),
+    ) -> None:
+        """Take what `near` looks through.
+
+        Args:
+            pairs: n messages and replies.
+            vectors: unit vectors of the messages, float32 [n, d].
+            taken: `normalise` of all replies of the training split, which her voice does not say again whole.
+        """
+        self.pairs = list(pairs)
+        self.taken = frozenset(taken)
+        self._vectors = vectors
+        self._messages = [normalise(message) for message, _ in pairs]
+        self._replies = [normalise(reply) for _, reply in pairs]
+
+    def near(
+        self,
+        vectors: npt.NDArray[np.float32],
+        settings: ExamplesConfig,
+        but: Sequence[tuple[str, str]] | None = None,
+    ) -> list[list[int]]:
+        """Of each message the places of the pairs that are nearest, the nearest first; their replies differ.
+
+        Args:
+            vectors: of m messages, float32 [m, d].
+            settings: how many at most, and from which cosine on.
+            but: a message and a reply for each of the m; pairs with either are left out.
+        """
+        found: list[list[int]] = []
+        for start in range(0, len(vectors), _BLOCK):
+            for cosines in vectors[start : start + _BLOCK] @ self._vectors.T:
+                found.append(self._near(cosines, settings, but[len(found)] if but else None))
+        return found
+
+    def _near(
+        self, cosines: npt.NDArray[np.float32], settings: ExamplesConfig, but: tuple[str, str] | None
+    ) -> list[int]:
+        count = min(_LOOKED_AT, len(cosines))
+        nearest = np.argpartition(-cosines, count - 1)[:count] if count else np.empty(0, int)
+        without = tuple(map(normalise, but)) if but else ("", "")
+        found: dict[str, int] = {}  # by reply
+        for place in nearest[np.lexsort((nearest, -cosines[nearest]))].tolist():
+            if cosines[place] < settings.threshold or len(found) == settings.pool:
+                break
+            if self._messages[place] != without[0] and self._replies[place] != without[1]:
+                found.setdefault(self._replies[place], place)
+        return list(found.values())
+
+    def shown(self, near: Sequence[int], settings: ExamplesConfig, seed: int) -> list[tuple[str, str]]:
+        """The pairs that a prompt shows: others of the near ones by chance, then the nearest.
+
+        Args:
+            near: places, as the method of this name gives them.
+            settings: how many at most.
+            seed: of the choice.
+        """
+        if not near or not settings.shown:
+            return []
+        nearest, *others = near
+        chosen = random.Random(seed).sample(others, min(settings.shown - 1, len(others)))
+        return [self.pairs[place] for place in (*chosen, nearest)]
+
+    def save(self, folder: Path, encoder: str, provenance: dict[str, str]) -> None:
+        """Write the folder that `load` reads.
+
+        Args:
+            folder: where to.
+            encoder: digest of the encoder that made the vectors.
+            provenance: what it was made from.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in self.pairs]
+        (folder / _PAIRS).write_text("".join(lines), encoding="utf-8")
+        save_file({"vectors": self._vectors.astype(np.float16)}, folder / _VECTORS)
+        (folder / _TAKEN).write_text("".join(f"{text}\n" for text in sorted(self.taken)), encoding="utf-8")
+        files = [_PAIRS, _VECTORS, _TAKEN]
+        write_manifest(folder, KIND, files=files, settings={"encoder": encoder}, provenance=provenance)
+
+    @classmethod
+    def load(cls, folder: Path) -> Examples:
+        """Read a folder.
+
+        Raises:
+            ArtifactError: it is missing or corrupt.
+        """
+        verify(folder, KIND)
+        lines = (folder / _PAIRS).read_text(encoding="utf-8").splitlines()
+        vectors = load_file(folder / _VECTORS)["vectors"].astype(np.float32)
+        taken = (folder / _TAKEN).read_text(encoding="utf-8").splitlines()
+        return cls([(message, reply) for message, reply in map(json.loads, lines)], vectors, taken)
+
+
+def seed_of(row_id: str) -> int:
+    """Seed of what a row is shown."""
+    return int.from_bytes(hashlib.sha256(f"examples {row_id}".encode()).digest()[:7], "big")
+
+
+def save_neighbours(folder: Path, near: dict[str, list[int]]) -> None:
+    """Keep which pairs are near to which row, for the prompts of training."""
+    (folder / _NEIGHBOURS).write_text(json.dumps(near), encoding="utf-8")
+
+
+def load_neighbours(folder: Path) -> dict[str, list[int]]:
+    """What `save_neighbours` kept."""
+    near: dict[str, list[int]] = json.loads((folder / _NEIGHBOURS).read_text(encoding="utf-8"))
+    return near

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ohlora.artifacts import MANIFEST, ArtifactError
+from ohlora.config import Config, ExamplesConfig, load_config
+from ohlora.memory import ExampleFinder
+from ohlora.memory.bases import build_scratch_bert
+from ohlora.memory.example_stage import run
+from ohlora.persona import dialogues
+from ohlora.persona.dialogues import load_dialogues, normalise
+from ohlora.persona.examples import Examples
+from ohlora.stage import Journal, Report
+
+ROOT = Path(__file__).parents[2]
+ROWS = ROOT / "data/persona/dialogues.jsonl"
+SETTINGS = ExamplesConfig(shown=2, pool=4, threshold=-1.0)  # random weights put texts anywhere
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    persona = [f"persona.card={ROOT / 'data/persona/ohlora.yaml'}", f"persona.dialogues={ROWS}"]
+    limits = ["persona.limit=120", "runtime.threads=1", "examples.threshold=-1"]
+    return load_config(ROOT, "smoke", [*persona, *limits])
+
+
+@pytest.fixture(scope="module")
+def made(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+    folder = tmp_path_factory.mktemp("examples")
+    build_scratch_bert(folder / "base")
+    inputs = {"rows": ROWS, "base": folder / "base"}
+    return folder / "out", run(config, inputs, {"output": folder / "out"}, Journal(folder / "j"))
+
+
+def test_only_rows_for_training_are_shown(made: tuple[Path, Report]) -> None:
+    folder, report = made
+    pairs = Examples.load(folder).pairs
+    trained = {(row.user, row.reply) for row in load_dialogues(ROWS) if row.split == "train"}
+    assert 20 < len(pairs) == report.metrics["pairs"]
+    assert set(pairs) <= trained
+    assert report.metrics["rows_with_examples"] == 1.0
+    assert report.notes == []
+
+
+def test_a_message_finds_its_own_row_and_chance_the_other(made: tuple[Path, Report]) -> None:
+    finder = ExampleFinder.load(made[0], SETTINGS, "cpu")
+    pairs = finder.examples.pairs
+    message, reply = pairs[3]
+    shown = finder.find(message, 1)
+    assert shown[-1] == (message, reply)
+    assert len(shown) == 2
+    assert finder.find(message, 1) == shown
+    assert len({tuple(finder.find(message, seed)) for seed in range(12)}) == 3  # pool without the nearest
+    both = finder.find_many([message, pairs[5][0], message], [1, 1, 2])
+    assert both == [finder.find(message, 1), finder.find(pairs[5][0], 1), finder.find(message, 2)]
+    none = ExampleFinder.load(made[0], SETTINGS.model_copy(update={"shown": 0}), "cpu")
+    assert none.find_many([message], [1]) == [[]]
+
+
+def test_prompts_of_training_show_others_than_the_row(
+    made: tuple[Path, Report], config: Config, tmp_path: Path
+) -> None:
+    inputs = {"persona": ROOT / "data/persona", "examples": made[0]}
+    dialogues.run(config, inputs, {"output": tmp_path / "out"}, Journal(tmp_path / "j"))
+    for split in ("train", "valid", "test"):
+        for record in pq.read_table(tmp_path / "out" / f"{split}.parquet").to_pylist():
+            lines = [line for line in record["prompt"].split("\n") if line.startswith("참고: ")]
+            assert len(lines) == 2, record
+            for line in lines:
+                message, reply = line.removeprefix("참고: ").split(" → ")
+                assert normalise(message) != normalise(record["user"])
+                assert normalise(reply) != normalise(record["reply"])
+
+
+def test_vectors_of_another_encoder_are_refused(made: tuple[Path, Report], tmp_path: Path) -> None:
+    folder = tmp_path / "examples"
+    shutil.copytree(made[0], folder)
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["settings"]["encoder"] = "0" * 64
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="make them again: ohlora run --force examples"):
+        ExampleFinder.load(folder, SETTINGS, "cpu")
+    (folder / "vectors.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="is corrupt"):
+        ExampleFinder.load(folder, SETTINGS, "cpu")

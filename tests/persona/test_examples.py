@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ohlora.artifacts import ArtifactError
+from ohlora.config import ExamplesConfig
+from ohlora.persona import Card, DialogueRow, render_prompt
+from ohlora.persona.examples import (
+    Examples,
+    load_neighbours,
+    may_be_shown,
+    save_neighbours,
+    seed_of,
+)
+
+DAY = date(2025, 12, 1)
+PAIRS = [("배고파", "뭐 먹을래?"), ("배고프다", "뭐 먹을래?"), ("졸려", "얼른 자."), ("심심해", "나랑 놀자!")]
+ANGLES = np.array([0.0, 0.1, 0.3, 1.5])
+VECTORS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1).astype(np.float32)
+SETTINGS = ExamplesConfig(shown=2, pool=3, threshold=0.9)
+
+
+@pytest.fixture
+def examples() -> Examples:
+    return Examples(PAIRS, VECTORS, {"뭐먹을래", "얼른자"})
+
+
+def row(**change: object) -> DialogueRow:
+    given = {"id": "d1", "group": "g", "split": "train", "user": "배고파", "reply": "뭐 먹을래?"}
+    face = {"expression": "joy", "eyes": 0.5, "mouth": 0.5, "pose": 0.0, "reason": "r"}
+    return DialogueRow.model_validate(given | face | change)
+
+
+def test_the_nearest_come_first_and_none_says_the_same(examples: Examples) -> None:
+    # 1 answers as 0 does, 3 is too far from the others
+    assert examples.near(VECTORS, SETTINGS) == [[0, 2], [1, 2], [2, 1], [3]]
+    assert examples.near(VECTORS[:1], SETTINGS.model_copy(update={"pool": 1})) == [[0]]
+    assert examples.near(VECTORS[:1], SETTINGS.model_copy(update={"threshold": -1.0})) == [[0, 2, 3]]
+    many = np.repeat(VECTORS, 200, axis=0)
+    assert examples.near(many, SETTINGS) == [
+        near for near in examples.near(VECTORS, SETTINGS) for _ in range(200)
+    ]
+
+
+def test_a_row_meets_neither_itself_nor_its_reply(examples: Examples) -> None:
+    near = examples.near(VECTORS[[0, 0]], SETTINGS, but=[("배고파!", "밥 먹자."), ("배고파", "뭐 먹을래")])
+    assert near == [[1, 2], [2]]
+
+
+def test_the_nearest_is_shown_last_and_chance_takes_the_others(examples: Examples) -> None:
+    settings = SETTINGS.model_copy(update={"threshold": -1.0})
+    shown = {tuple(examples.shown([0, 2, 3], settings, seed)) for seed in range(20)}
+    assert shown == {(PAIRS[2], PAIRS[0]), (PAIRS[3], PAIRS[0])}
+    assert examples.shown([0, 2, 3], settings, 7) == examples.shown([0, 2, 3], settings, 7)
+    assert examples.shown([0], settings, 0) == [PAIRS[0]]
+    assert examples.shown([], settings, 0) == []
+    assert examples.shown([0, 2], settings.model_copy(update={"shown": 0}), 0) == []
+    assert seed_of("d1") != seed_of("d2")
+
+
+def test_no_examples_at_all() -> None:
+    assert Examples([], np.empty((0, 2), np.float32)).near(VECTORS[:1], SETTINGS) == [[]]
+
+
+def test_what_depends_on_something_else_is_not_shown() -> None:
+    assert may_be_shown(row())
+    for change in (
+        {"split": "test"},
+        {"history": [("안녕", "왔구나!")]},
+        {"memories_read": ["이름: 민수"]},
+        {"reply": "나 {age}살이야."},
+        {"user": "가" * 61},
+    ):
+        assert not may_be_shown(row(**change)), change
+
+
+def test_a_folder_holds_the_pairs_and_their_vectors(examples: Examples, tmp_path: Path) -> None:
+    examples.save(tmp_path, "e" * 64, {"profile": "smoke"})
+    save_neighbours(tmp_path, {"d1": [2, 0]})
+    back = Examples.load(tmp_path)
+    assert back.pairs == PAIRS
+    assert back.taken == {"뭐먹을래", "얼른자"}
+    assert back.near(VECTORS[:1], SETTINGS) == [[0, 2]]
+    assert load_neighbours(tmp_path) == {"d1": [2, 0]}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(["배고파", "거짓말"]), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="is corrupt"):
+        Examples.load(tmp_path)
+
+
+def test_a_prompt_shows_them_before_what_was_said(card: Card) -> None:
+    prompt = render_prompt(
+        card, ["이름: 민수"], [("안녕", "왔구나!")], "출출하다", DAY, look_up=False, examples=PAIRS[1:3]
+    )
+    assert prompt.split("\n") == [
+        card.filled(card.header, DAY),
+        "기억: 이름: 민수",
+        "참고: 배고프다 → 뭐 먹을래?",
+        "참고: 졸려 → 얼른 자.",
+        "사용자: 안녕",
+        "오로라: 왔구나!",
+        "사용자: 출출하다",
+        "오로라:",
+    ]
+
+
+@given(st.text(), st.text())
+def test_an_example_stays_on_its_line_and_has_one_arrow(card: Card, user: str, reply: str) -> None:
+    prompt = render_prompt(card, [], [], "안녕", DAY, look_up=False, examples=[(user, reply)])
+    lines = prompt.split("\n")
+    assert len(lines) == len(prompt.splitlines()) == 4
+    assert lines[1].startswith("참고: ")
+    assert lines[1].count("→") == 1
+    assert "[" not in prompt
+    assert "참고:" not in render_prompt(card, [], [], f"참고: {user} → {reply}", DAY, look_up=False)
