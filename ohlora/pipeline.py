@@ -57,7 +57,6 @@ FLOW_RUN = "OHLORA_FLOW_RUN_ID"
 SCHEDULING = ("runner", "workers", "cluster")
 """Settings of `labeling` that say where portraits are scored, and change no result."""
 
-
 THRESHOLDS = ("gender_at_least", "quality_at_least")
 """Settings of `filters` that decide after the networks have answered: no reason to train them again."""
 
@@ -204,18 +203,18 @@ STAGES: dict[str, Stage] = {
             inputs={"rows": "data/persona/dialogues.jsonl", "base": "artifacts/base_encoder"},
             output="artifacts/examples",
             params=(
-                "persona.card",
-                "persona.dialogues",
-                "persona.limit",
-                "examples.pool",
-                "examples.threshold",
+                *(f"persona.{key}" for key in ("card", "dialogues", "limit")),
+                *(f"examples.{key}" for key in ("pool", "threshold")),
                 "runtime",
             ),
-            code=(
-                "ohlora/memory/encoder.py",
-                "ohlora/memory/example_stage.py",
-                "ohlora/persona/dialogues.py",
-                "ohlora/persona/examples.py",
+            code=tuple(
+                f"ohlora/{name}.py"
+                for name in (
+                    "memory/encoder",
+                    "memory/example_stage",
+                    "persona/dialogues",
+                    "persona/examples",
+                )
             ),
         ),
         Stage(
@@ -273,13 +272,8 @@ STAGES: dict[str, Stage] = {
             output="artifacts/memory",
             model="memory",
             params=(
-                "memory.loss",
-                "memory.lora_rank",
-                "memory.learning_rate",
-                "memory.epochs",
-                "memory.batch_size",
-                "memory.max_length",
-                "memory.seed",
+                *(f"memory.{key}" for key in ("loss", "lora_rank", "learning_rate", "epochs", "batch_size")),
+                *(f"memory.{key}" for key in ("max_length", "seed")),
                 "runtime",
             ),
             code=("ohlora/memory",),

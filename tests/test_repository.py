@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"config", "section", "variants_config", "attributes", "artifacts", "errors", "stage", "lifeline"}
+SHARED = {
+    "config",
+    "section",
+    "persona_config",
+    "variants_config",
+    "attributes",
+    "artifacts",
+    "errors",
+    "stage",
+    "lifeline",
+}
 MAY_IMPORT = {  # docs/architecture.md, "Rooms"
     "persona": SHARED,
     "corpus": SHARED,

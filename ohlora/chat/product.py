@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ohlora.artifacts import ArtifactError
-from ohlora.config import ExamplesConfig, GenerationConfig, MemoryConfig
+from ohlora.config import GenerationConfig, MemoryConfig
+from ohlora.persona_config import ExamplesConfig
 
 PRODUCT = "product.json"
 PERSONA = "persona.yaml"

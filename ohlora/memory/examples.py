@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ohlora.artifacts import ArtifactError, read_manifest
-from ohlora.config import ExamplesConfig
 from ohlora.memory.encoder import Embedder, Encoder
 from ohlora.persona.examples import Examples
+from ohlora.persona_config import ExamplesConfig
 
 ENCODER = "encoder"
 

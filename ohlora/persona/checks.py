@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ohlora.config import PersonaChecks
 from ohlora.persona.card import Card, unknown_placeholders
 from ohlora.persona.dialogues import (
     SPLITS,
@@ -24,6 +23,7 @@ from ohlora.persona.dialogues import (
 from ohlora.persona.prompt import TurnError, parse_turn, render_completion, sanitize
 from ohlora.persona.register import polite_sentences
 from ohlora.persona.similarity import near_duplicates
+from ohlora.persona_config import PersonaChecks
 
 _SOME_DAY = date(2025, 12, 1)  # any day will do: what is checked does not depend on it
 _EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b50\u2764]")

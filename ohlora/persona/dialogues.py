@@ -16,11 +16,12 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ohlora.attributes import Expression
-from ohlora.config import Config, ExamplesConfig, PersonaChecks, PersonaConfig
+from ohlora.config import Config
 from ohlora.errors import UserError
 from ohlora.persona.card import Card, Speech, load_card, unknown_placeholders
 from ohlora.persona.expressions import expression_of, fallback_expression
 from ohlora.persona.prompt import parse_completion, render_completion, render_prompt
+from ohlora.persona_config import ExamplesConfig, PersonaChecks, PersonaConfig
 from ohlora.stage import Journal, Report
 
 Split = Literal["train", "valid", "test"]

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from ohlora.artifacts import verify, write_manifest
-from ohlora.config import ExamplesConfig
 from ohlora.persona.dialogues import DialogueRow, normalise
+from ohlora.persona_config import ExamplesConfig
 
 KIND = "examples"
 

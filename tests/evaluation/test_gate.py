@@ -63,6 +63,7 @@ class Bench:
         self.said: list[str] = []
         (tree / "artifacts/dialogues").mkdir(parents=True)
         (tree / "artifacts/dialogues/rows.jsonl").write_text("held out")
+        (tree / "artifacts/examples").mkdir()
         (tree / "data/probes").mkdir(parents=True)
         self.base = self.model("artifacts/base_llm", "base", kind="base-llm")
 

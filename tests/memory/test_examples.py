@@ -8,13 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ohlora.artifacts import MANIFEST, ArtifactError
-from ohlora.config import Config, ExamplesConfig, load_config
+from ohlora.config import Config, load_config
 from ohlora.memory import ExampleFinder
 from ohlora.memory.bases import build_scratch_bert
 from ohlora.memory.example_stage import run
 from ohlora.persona import dialogues
 from ohlora.persona.dialogues import load_dialogues, normalise
 from ohlora.persona.examples import Examples
+from ohlora.persona_config import ExamplesConfig
 from ohlora.stage import Journal, Report
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from ohlora.cli import app
-from ohlora.config import PersonaChecks
 from ohlora.persona import Card, DialogueError, DialogueRow
 from ohlora.persona.checks import check_file, check_rows, measure, openings
+from ohlora.persona_config import PersonaChecks
 
 ROOT = Path(__file__).resolve().parents[2]
 ANY = PersonaChecks(expression_least=0, expression_most=1, opening_most=1)

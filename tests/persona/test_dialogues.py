@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ohlora.config import Config, PersonaConfig, load_config
+from ohlora.config import Config, load_config
 from ohlora.persona import (
     Card,
     CardError,
@@ -33,6 +33,7 @@ from ohlora.persona.dialogues import (
     with_history,
 )
 from ohlora.persona.similarity import near_duplicates
+from ohlora.persona_config import PersonaConfig
 from ohlora.stage import Journal, Report
 
 ROOT = Path(__file__).resolve().parents[2]

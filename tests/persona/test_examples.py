@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ohlora.artifacts import ArtifactError
-from ohlora.config import ExamplesConfig
 from ohlora.persona import Card, DialogueRow, render_prompt
 from ohlora.persona.examples import (
     Examples,
@@ -19,6 +18,7 @@ from ohlora.persona.examples import (
     save_neighbours,
     seed_of,
 )
+from ohlora.persona_config import ExamplesConfig
 
 DAY = date(2025, 12, 1)
 PAIRS = [("배고파", "뭐 먹을래?"), ("배고프다", "뭐 먹을래?"), ("졸려", "얼른 자."), ("심심해", "나랑 놀자!")]
