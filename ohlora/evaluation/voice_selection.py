@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ohlora.artifacts import MANIFEST
 from ohlora.config import Config, ConfigError, VoiceCandidate, load_config, state_dir
 from ohlora.errors import UserError
 from ohlora.lifeline import die_with_parent
@@ -140,7 +141,7 @@ def run_candidate(config: Config, folder: Path) -> dict[str, float]:
         read_manifest(base_folder)
     except UserError:
         bases.build(config, base_folder)
-    rows_folder, examples = folder / "dialogues", Path(STAGES["package"].inputs["examples"])
+    rows_folder, examples = folder / "dialogues", _examples(config, folder)
     persona = {"persona": Path("data/persona"), "examples": examples}
     dialogues.run(config, persona, {"output": rows_folder}, Journal(folder / "journal"))
     output = folder / "voice"
@@ -165,6 +166,25 @@ def run_candidate(config: Config, folder: Path) -> dict[str, float]:
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # Linux gives KiB
         "trained_megabytes": megabytes,
     }
+
+
+def _examples(config: Config, folder: Path) -> Path:
+    """The examples of the work tree; where it has none yet, some made for all candidates."""
+    from ohlora.memory import bases, example_stage
+
+    made, out, encoder = (
+        Path(STAGES["examples"].output),
+        folder.parent / "examples",
+        folder.parent / "encoder",
+    )
+    if (made / MANIFEST).is_file():
+        return made
+    if not (out / MANIFEST).is_file():
+        journal = Journal(folder / "journal")
+        bases.run(config, {}, {"output": encoder}, journal)
+        inputs = {"rows": Path(config.persona.dialogues), "base": encoder}
+        example_stage.run(config, inputs, {"output": out}, journal)
+    return out
 
 
 def main(arguments: Sequence[str]) -> int:
