@@ -53,3 +53,12 @@ class ExamplesConfig(Section):
     threshold: float = Field(
         0.9, ge=-1, le=1, description="least cosine of messages; untuned e5 puts unlike ones at 0.85"
     )
+    ties: float = Field(
+        0.005,
+        ge=0,
+        description="pairs whose cosine is so little below the best are as near: chance takes one",
+    )
+    prototypes: Fraction = Field(
+        0.9,
+        description="share of training rows that see a pair with a like reply as the nearest, if there is",
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ohlora.artifacts import sha256_file
@@ -13,8 +16,9 @@ from ohlora.config import Config
 from ohlora.memory.encoder import Encoder
 from ohlora.memory.examples import ENCODER
 from ohlora.persona.card import load_card
-from ohlora.persona.dialogues import load_rows, normalise, select
-from ohlora.persona.examples import Examples, may_be_shown, save_neighbours
+from ohlora.persona.dialogues import DialogueRow, load_rows, normalise, select
+from ohlora.persona.examples import Examples, may_be_shown, save_neighbours, seed_of
+from ohlora.persona_config import ExamplesConfig
 from ohlora.stage import REPORT, Journal, Report
 
 _BLOCK = 512  # messages embedded between two steps of the progress bar
@@ -24,7 +28,7 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     """Embed the messages of the rows and find the neighbours of each.
 
     Writes the pairs that may be shown with their vectors, the encoder, and `neighbours.json`: of each row the
-    places of its nearest pairs, without itself and its own reply.
+    places of its nearest pairs, without itself and its own reply; of most train rows a prototype comes first.
 
     Raises:
         ArtifactError: the base encoder is missing or corrupt.
@@ -50,17 +54,19 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
     examples = Examples(pairs, placed, {normalise(row.reply) for row in rows if row.split == "train"})
     asked = np.array([vectors[row.user] for row in rows], np.float32)
     found = examples.near(asked, config.examples, but=[(row.user, row.reply) for row in rows])
-    near = dict(zip((row.id for row in rows), found, strict=True))
+    near = {row.id: places for row, (places, _) in zip(rows, found, strict=True)}
+    cosines = [float(vectors[row.user] @ placed[near[row.id][0]]) for row in rows if near[row.id]]
+    edited = _put_prototypes_first(rows, near, examples, asked, config.examples)
     examples.save(out, encoder.digest, {"profile": config.profile, "dialogues_sha256": sha256_file(path)})
     save_neighbours(out, near)
     counts = np.array([len(found) for found in near.values()])
     nearest = [(row.user, pairs[near[row.id][0]]) for row in rows if near[row.id]]
-    cosines = [float(vectors[message] @ vectors[other]) for message, (other, _) in nearest]
     return Report(
         metrics={
             "pairs": float(len(pairs)),
             "rows_with_examples": float((counts > 0).mean()),
             "examples_of_a_row": float(counts.mean()),
+            "rows_with_a_prototype": edited / max(1, len(rows)),
             "cosine_of_the_nearest": float(np.median(cosines)) if cosines else 0.0,
         },
         tables={
@@ -74,3 +80,26 @@ def run(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], journ
             for _ in range(path.resolve() != inputs["rows"].resolve())
         ],
     )
+
+
+def _put_prototypes_first(
+    rows: Sequence[DialogueRow],
+    near: dict[str, list[int]],
+    examples: Examples,
+    asked: npt.NDArray[np.float32],
+    settings: ExamplesConfig,
+) -> int:
+    """Put a prototype before the neighbours of a share of the train rows; held-out rows stay as served."""
+    chosen = [
+        at
+        for at, row in enumerate(rows)
+        if row.split == "train" and random.Random(seed_of(row.id)).random() < settings.prototypes
+    ]
+    own = [(rows[at].user, rows[at].reply) for at in chosen]
+    count = 0
+    for at, place in zip(chosen, examples.prototypes(asked[chosen], own), strict=True):
+        if place is not None:
+            others = [other for other in near[rows[at].id] if not examples.same_reply(place, other)]
+            near[rows[at].id] = [place, *others][: settings.pool]
+            count += 1
+    return count

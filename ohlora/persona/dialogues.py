@@ -422,14 +422,14 @@ def _shown(
     rows: Sequence[DialogueRow], folder: Path | None, settings: ExamplesConfig
 ) -> list[list[tuple[str, str]]]:
     """The examples of each row; none without the output of the stage `examples`."""
-    from ohlora.persona.examples import Examples, load_neighbours, seed_of  # it builds on this module
+    from ohlora.persona.examples import Examples, Near, load_neighbours, seed_of  # it builds on this module
 
     if folder is None:
         return [[] for _ in rows]
     examples, near = Examples.load(folder), load_neighbours(folder)
 
-    def of(row: DialogueRow) -> list[int]:  # a copy that is said on another day has the neighbours of its row
-        return near.get(row.id) or near.get(row.id.rpartition("-")[0], [])
+    def of(row: DialogueRow) -> Near:  # a copy that is said on another day has the neighbours of its row
+        return Near(near.get(row.id) or near.get(row.id.rpartition("-")[0], []))
 
     return [examples.shown(of(row), settings, seed_of(row.id)) for row in rows]
 

@@ -14,13 +14,13 @@ from ohlora.memory.bases import build_scratch_bert
 from ohlora.memory.example_stage import run
 from ohlora.persona import dialogues
 from ohlora.persona.dialogues import load_dialogues, normalise
-from ohlora.persona.examples import Examples
+from ohlora.persona.examples import Examples, load_neighbours
 from ohlora.persona_config import ExamplesConfig
 from ohlora.stage import Journal, Report
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "data/persona/dialogues.jsonl"
-SETTINGS = ExamplesConfig(shown=2, pool=4, threshold=-1.0)  # random weights put texts anywhere
+SETTINGS = ExamplesConfig(shown=2, pool=4, threshold=-1.0, ties=0.0)  # random weights put texts anywhere
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,22 @@ def test_a_message_finds_its_own_row_and_chance_the_other(made: tuple[Path, Repo
     assert both == [finder.find(message, 1), finder.find(pairs[5][0], 1), finder.find(message, 2)]
     none = ExampleFinder.load(made[0], SETTINGS.model_copy(update={"shown": 0}), "cpu")
     assert none.find_many([message], [1]) == [[]]
+
+
+def test_train_rows_see_a_prototype_as_the_nearest_and_held_out_rows_what_is_served(
+    made: tuple[Path, Report], config: Config, tmp_path: Path
+) -> None:
+    folder, report = made
+    plain = config.model_copy(update={"examples": config.examples.model_copy(update={"prototypes": 0.0})})
+    inputs = {"rows": ROWS, "base": folder.parent / "base"}
+    none = run(plain, inputs, {"output": tmp_path / "out"}, Journal(tmp_path / "j"))
+    assert none.metrics["rows_with_a_prototype"] == 0.0
+    served, trained = load_neighbours(tmp_path / "out"), load_neighbours(folder)
+    rows = {row.id: row for row in load_dialogues(ROWS)}
+    changed = [row for row in served if served[row][0] != trained[row][0]]
+    assert 3 < len(changed) <= report.metrics["rows_with_a_prototype"] * len(served) + 0.5
+    assert {rows[row].split for row in changed} == {"train"}
+    assert all(len(near) <= config.examples.pool for near in trained.values())
 
 
 def test_prompts_of_training_show_others_than_the_row(

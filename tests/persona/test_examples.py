@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from ohlora.artifacts import ArtifactError
 from ohlora.persona import Card, DialogueRow, render_prompt
+from ohlora.persona.dialogues import normalise
 from ohlora.persona.examples import (
     Examples,
+    Near,
     load_neighbours,
     may_be_shown,
     save_neighbours,
@@ -38,11 +40,15 @@ def row(**change: object) -> DialogueRow:
     return DialogueRow.model_validate(given | face | change)
 
 
+def places(near: list[Near]) -> list[list[int]]:
+    return [found.places for found in near]
+
+
 def test_the_nearest_come_first_and_none_says_the_same(examples: Examples) -> None:
     # 1 answers as 0 does, 3 is too far from the others
-    assert examples.near(VECTORS, SETTINGS) == [[0, 2], [1, 2], [2, 1], [3]]
-    assert examples.near(VECTORS[:1], SETTINGS.model_copy(update={"pool": 1})) == [[0]]
-    assert examples.near(VECTORS[:1], SETTINGS.model_copy(update={"threshold": -1.0})) == [[0, 2, 3]]
+    assert places(examples.near(VECTORS, SETTINGS)) == [[0, 2], [1, 2], [2, 1], [3]]
+    assert places(examples.near(VECTORS[:1], SETTINGS.model_copy(update={"pool": 1}))) == [[0]]
+    assert places(examples.near(VECTORS[:1], SETTINGS.model_copy(update={"threshold": -1.0}))) == [[0, 2, 3]]
     many = np.repeat(VECTORS, 200, axis=0)
     assert examples.near(many, SETTINGS) == [
         near for near in examples.near(VECTORS, SETTINGS) for _ in range(200)
@@ -51,22 +57,63 @@ def test_the_nearest_come_first_and_none_says_the_same(examples: Examples) -> No
 
 def test_a_row_meets_neither_itself_nor_its_reply(examples: Examples) -> None:
     near = examples.near(VECTORS[[0, 0]], SETTINGS, but=[("배고파!", "밥 먹자."), ("배고파", "뭐 먹을래")])
-    assert near == [[1, 2], [2]]
+    assert places(near) == [[1, 2], [2]]
+
+
+def test_pairs_as_near_as_the_nearest_are_ties(examples: Examples) -> None:
+    # the cosines of the first vector with the pairs are 1, 0.995, 0.955 and 0.07
+    for width, ties in ((0.0, 1), (0.04, 1), (0.05, 2), (2.0, 3)):
+        settings = SETTINGS.model_copy(update={"threshold": -1.0, "ties": width})
+        assert examples.near(VECTORS[:1], settings) == [([0, 2, 3], ties)]
+    far = SETTINGS.model_copy(update={"threshold": 1.1, "ties": 2.0})
+    assert examples.near(VECTORS[:1], far) == [([], 0)]
 
 
 def test_the_nearest_is_shown_last_and_chance_takes_the_others(examples: Examples) -> None:
     settings = SETTINGS.model_copy(update={"threshold": -1.0})
-    shown = {tuple(examples.shown([0, 2, 3], settings, seed)) for seed in range(20)}
+    shown = {tuple(examples.shown(Near([0, 2, 3]), settings, seed)) for seed in range(20)}
     assert shown == {(PAIRS[2], PAIRS[0]), (PAIRS[3], PAIRS[0])}
-    assert examples.shown([0, 2, 3], settings, 7) == examples.shown([0, 2, 3], settings, 7)
-    assert examples.shown([0], settings, 0) == [PAIRS[0]]
-    assert examples.shown([], settings, 0) == []
-    assert examples.shown([0, 2], settings.model_copy(update={"shown": 0}), 0) == []
+    tied = {tuple(examples.shown(Near([0, 2, 3], 2), settings, seed)) for seed in range(40)}
+    assert tied == shown | {(PAIRS[0], PAIRS[2]), (PAIRS[3], PAIRS[2])}
+    assert examples.shown(Near([0, 2, 3], 3), settings, 7) == examples.shown(Near([0, 2, 3], 3), settings, 7)
+    assert examples.shown(Near([0]), settings, 0) == [PAIRS[0]]
+    assert examples.shown(Near([], 0), settings, 0) == []
+    assert examples.shown(Near([0, 2]), settings.model_copy(update={"shown": 0}), 0) == []
     assert seed_of("d1") != seed_of("d2")
 
 
 def test_no_examples_at_all() -> None:
-    assert Examples([], np.empty((0, 2), np.float32)).near(VECTORS[:1], SETTINGS) == [[]]
+    assert Examples([], np.empty((0, 2), np.float32)).near(VECTORS[:1], SETTINGS) == [([], 0)]
+
+
+ANSWERS = [
+    ("주말에 아무 말도 안 했어", "주말 내내 말을 안 했다니 외로웠겠다."),
+    ("주말에 등산 갔어", "등산은 즐거웠어?"),
+    ("종일 혼자였어", "하루 종일 말을 안 했다니 외로웠겠다. 나랑 얘기하자."),
+    ("아무하고도 말 안 했어", "하루 종일 말을 안 했다니 외로웠겠다."),
+]
+
+
+def test_a_prototype_answers_alike_in_other_words() -> None:
+    examples = Examples(ANSWERS, np.repeat(VECTORS[:1], 4, axis=0))
+    own = ("오늘 한마디도 안 했어", "종일 말을 안 했다니 외로웠겠다.")
+    asked = np.repeat(VECTORS[:1], 300, axis=0)
+    # 3 says nearly what the row says and 1 something else; 0 is a little more like it than 2
+    assert examples.prototypes(asked, [own] * 300) == [0] * 300
+    assert examples.prototypes(asked[:1], [("주말에 아무 말도 안 했어!", own[1])]) == [2]
+    assert examples.prototypes(asked[:1], [("졸려", "얼른 자.")]) == [None]
+    far = np.stack([VECTORS[3], VECTORS[0], VECTORS[0], VECTORS[0]])
+    assert Examples(ANSWERS, far).prototypes(asked[:1], [own]) == [2]  # 0 answers another matter
+    assert Examples([], np.empty((0, 2), np.float32)).prototypes(asked[:1], [own]) == [None]
+
+
+@given(st.lists(st.tuples(st.text(max_size=12), st.text(max_size=12)), max_size=6), st.text(), st.text())
+def test_a_prototype_is_never_the_row_itself(pairs: list[tuple[str, str]], message: str, reply: str) -> None:
+    examples = Examples(pairs, np.repeat(VECTORS[:1], len(pairs), axis=0))
+    (place,) = examples.prototypes(VECTORS[:1], [(message, reply)])
+    if place is not None:
+        assert normalise(pairs[place][0]) != normalise(message)
+        assert normalise(pairs[place][1]) != normalise(reply)
 
 
 def test_what_depends_on_something_else_is_not_shown() -> None:
@@ -87,7 +134,7 @@ def test_a_folder_holds_the_pairs_and_their_vectors(examples: Examples, tmp_path
     back = Examples.load(tmp_path)
     assert back.pairs == PAIRS
     assert back.taken == {"뭐먹을래", "얼른자"}
-    assert back.near(VECTORS[:1], SETTINGS) == [[0, 2]]
+    assert places(back.near(VECTORS[:1], SETTINGS)) == [[0, 2]]
     assert load_neighbours(tmp_path) == {"d1": [2, 0]}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(["배고파", "거짓말"]), encoding="utf-8")
     with pytest.raises(ArtifactError, match="is corrupt"):
