@@ -40,7 +40,8 @@ def voice(options: RunOptions = RunOptions()) -> None:
     with work_tree(options) as run:
         base_llm = run("base_llm")
         base_encoder = run("base_encoder")
-        examples = run("examples", after=[base_encoder])
+        retriever = run("retriever", after=[base_encoder])
+        examples = run("examples", after=[base_encoder, retriever])
         dialogues = run("dialogues", after=[examples])
         voice = run("voice", after=[base_llm, dialogues])
         run("preference", after=[base_llm, dialogues, voice])

@@ -27,7 +27,8 @@ def pipeline(options: RunOptions = RunOptions()) -> None:
         face_test = run("face_test", after=[corpus, parser, filters, judge, face, variants])
 
         base_encoder = run("base_encoder")
-        examples = run("examples", after=[base_encoder])
+        retriever = run("retriever", after=[base_encoder])
+        examples = run("examples", after=[base_encoder, retriever])
 
         base_llm = run("base_llm")
         dialogues = run("dialogues", after=[examples])

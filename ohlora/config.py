@@ -336,16 +336,42 @@ class VoiceTestConfig(Section):
     seed: int = Field(0, ge=0, description="of the sampled replies")
 
 
-class MemoryConfig(Section):
-    base: Literal["e5-small", "scratch-bert", "hub"] = "e5-small"
-    hub_name: str = ""
-    pairs: str = Field("data/memory/pairs.jsonl", description="training pairs")
+class EncoderTraining(Section):
+    """How an adapter of the sentence encoder is trained."""
+
     lora_rank: Positive = 16
     learning_rate: Rate = 1e-3
     epochs: Annotated[float, Field(gt=0)] = 0.4
-    batch_size: Positive = 64
-    max_length: Positive = 64
-    loss: Literal["cosine", "cosent"] = "cosine"
+    batch_size: Positive = Field(64, description="pairs of a step")
+    max_length: Positive = Field(64, description="tokens of a text")
+    loss: Literal["cosine", "cosent"] = Field(
+        "cosine", description="cosine: the score itself; cosent: the order of the scores"
+    )
+    seed: int = 0
+
+
+class RetrieverConfig(EncoderTraining):
+    """The encoder that finds what was answered to messages like one."""
+
+    grades: str = Field(
+        "data/retriever/grades.jsonl", description="replies graded as answers to other messages"
+    )
+    start: str = Field(
+        "data/starters/retriever", description="adapter to continue from; empty: from the base"
+    )
+    continued_speed: Fraction = Field(0.1, description="learning rate then, as a share")
+    learning_rate: Rate = 8e-4
+    epochs: Annotated[float, Field(gt=0)] = 0.02
+    batch_size: Positive = Field(80, description="pairs of a step")
+    loss: Literal["cosine", "cosent"] = Field(
+        "cosent", description="cosine: the score itself; cosent: the order of the scores"
+    )
+
+
+class MemoryConfig(EncoderTraining):
+    base: Literal["e5-small", "scratch-bert", "hub"] = "e5-small"
+    hub_name: str = ""
+    pairs: str = Field("data/memory/pairs.jsonl", description="training pairs")
     threshold: float | None = Field(
         None, ge=-1, le=1, description="least cosine of a recalled memory; null takes the calibrated one"
     )
@@ -358,7 +384,6 @@ class MemoryConfig(Section):
         ["나이", "기분", "상태", "고민"],
         description="keys whose value she may put in her own words; of others the person must have said it",
     )
-    seed: int = 0
 
 
 class Floor(Section):
@@ -417,6 +442,7 @@ class Config(Section):
     variants: VariantsConfig = VariantsConfig()
     face_test: FaceTestConfig = FaceTestConfig()
     persona: PersonaConfig = PersonaConfig()
+    retriever: RetrieverConfig = RetrieverConfig()
     examples: ExamplesConfig = ExamplesConfig()
     voice: VoiceConfig = VoiceConfig()
     preference: PreferenceConfig = PreferenceConfig()

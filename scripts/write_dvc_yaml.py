@@ -1,4 +1,4 @@
-"""Write `dvc.yaml` from the table of stages in `ohlora/pipeline.py`: python scripts/write_dvc_yaml.py"""
+"""Write `dvc.yaml` from the table of stages in `ohlora/stages.py`: python scripts/write_dvc_yaml.py"""
 
 from pathlib import Path
 

@@ -95,7 +95,7 @@ def test_order_puts_inputs_first() -> None:
         for path in STAGES[name].inputs.values():
             if path in maker:
                 assert names.index(maker[path]) < names.index(name)
-    assert order(["voice"]) == ["base_llm", "base_encoder", "examples", "dialogues", "voice"]
+    assert order(["voice"]) == ["base_llm", "base_encoder", "retriever", "examples", "dialogues", "voice"]
     with pytest.raises(StageError, match="unknown stage 'nose'; there are: corpus"):
         order(["nose"])
 

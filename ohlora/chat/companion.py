@@ -38,7 +38,7 @@ from ohlora.llm import (
     fit_prompt,
     turn_request,
 )
-from ohlora.memory import Embedder, Encoder, ExampleFinder, MemoryStore, is_grounded
+from ohlora.memory import Embedder, Encoder, ExampleFinder, Found, MemoryStore, is_grounded
 from ohlora.persona import Card, CardError, expression_of, load_card
 
 _KEPT_FACES = 64
@@ -64,8 +64,8 @@ class Prompter(Protocol):
     def taken(self) -> frozenset[str]:
         """Replies of the data, which are not said again whole."""
 
-    def find(self, message: str, seed: int) -> list[tuple[str, str]]:
-        """Messages like this one and what was answered, the most like it last."""
+    def find(self, message: str, seed: int) -> Found:
+        """Messages like this one and what was answered."""
 
 
 class Portraitist(Protocol):
@@ -139,7 +139,6 @@ class Companion:
             raise ArtifactError(str(error)) from error
         # what is learnt from the card is learnt now, or the first reply would wait seconds
         card.facts_for("", date.today())
-        card.words_for("", 0, date.today())
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         encoder = Encoder.load(product / "memory", device)
@@ -150,11 +149,14 @@ class Companion:
             raise ArtifactError(
                 f"{product / 'memory'} was saved without a threshold; set memory.threshold or train it again"
             )
-        shown = settings.examples.shown > 0
+        examples = None
+        if settings.examples.shown:
+            examples = ExampleFinder.load(product / EXAMPLES, settings.examples, device)
+        card.words_for("", 0, date.today(), likeness=examples.ready() if examples else None)
         return cls(
             settings,
             card,
-            examples=ExampleFinder.load(product / EXAMPLES, settings.examples, device) if shown else None,
+            examples=examples,
             voice=_load_voice(product / "voice", device, card, settings.generation),
             encoder=encoder,
             face=load_face(product / "face", device),
@@ -274,11 +276,11 @@ class Companion:
         settings = self.product.generation
         limit = self._voice.prompt_limit(settings)
         chosen = secrets.randbits(63) if seed is None else seed
-        shown = self._examples.find(text, chosen) if self._examples else []
+        shown, likeness = self._examples.find(text, chosen) if self._examples else Found([], None)
         count = self._voice.count
         prompt = fit_prompt(self.card, memories, history, text, count, limit, examples=shown)
         taken = self._examples.taken if self._examples else frozenset()
-        return turn_request(prompt, text, self.card, chosen, settings, taken=taken)
+        return turn_request(prompt, text, self.card, chosen, settings, taken=taken, likeness=likeness)
 
     def _remember(self, session: str, noted: list[str], said: list[str]) -> list[str]:
         """Keep what the voice noted and the person really said."""

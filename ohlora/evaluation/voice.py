@@ -162,7 +162,7 @@ def answer(
 ) -> list[Said]:
     """Answer every prompt with a seed of its own, in batches of similar length."""
     turns = [
-        turn_request(ask.prompt, ask.probe.user, card, _seed(seed, ask), config, on, taken)
+        turn_request(ask.prompt, ask.probe.user, card, _seed(seed, ask), config, on, taken, ask.likeness)
         for ask in questions
     ]
     order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt))

@@ -170,20 +170,19 @@ def run_candidate(config: Config, folder: Path) -> dict[str, float]:
 
 def _examples(config: Config, folder: Path) -> Path:
     """The examples of the work tree; where it has none yet, some made for all candidates."""
-    from ohlora.memory import bases, example_stage
+    from ohlora.memory import bases, example_stage, retriever
 
-    made, out, encoder = (
-        Path(STAGES["examples"].output),
-        folder.parent / "examples",
-        folder.parent / "encoder",
-    )
+    made, out = Path(STAGES["examples"].output), folder.parent / "examples"
+    encoder, adapter = folder.parent / "encoder", folder.parent / "retriever"
     if (made / MANIFEST).is_file():
         return made
     if not (out / MANIFEST).is_file():
         journal = Journal(folder / "journal")
         bases.run(config, {}, {"output": encoder}, journal)
-        inputs = {"rows": Path(config.persona.dialogues), "base": encoder}
-        example_stage.run(config, inputs, {"output": out}, journal)
+        graded = {name: Path(STAGES["retriever"].inputs[name]) for name in ("grades", "rows")}
+        retriever.train(config, {**graded, "base": encoder}, {"output": adapter}, journal)
+        rows = {"rows": Path(config.persona.dialogues), "card": Path(config.persona.card)}
+        example_stage.run(config, {**rows, "base": encoder, "retriever": adapter}, {"output": out}, journal)
     return out
 
 

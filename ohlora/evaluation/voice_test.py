@@ -43,8 +43,9 @@ from ohlora.evaluation.voice_probes import (
     WritingProbe,
     filled,
 )
-from ohlora.memory import ExampleFinder, is_grounded
+from ohlora.memory import ExampleFinder, Found, is_grounded
 from ohlora.persona.card import Card
+from ohlora.persona.examples import Likeness
 from ohlora.persona.prompt import (
     EmptyReply,
     ParsedTurn,
@@ -102,6 +103,7 @@ class Ask:
     probe: Probe
     prompt: str
     sample: int = 0
+    likeness: Likeness | None = None
 
 
 @dataclass(frozen=True)
@@ -182,17 +184,16 @@ def asks(
     for kind, every in kinds.items():
         for probe in spread(every, plan.counts.get(kind, 0)):
             wanted += [(kind, probe, k) for k in range(plan.samples.get(kind, 1))]
-    shown: list[list[tuple[str, str]]] = [[] for _ in wanted]
+    found = [Found([], None) for _ in wanted]
     if examples is not None:
         seeds = [seed_of(plan.seed, kind, probe.id, k) for kind, probe, k in wanted]
-        shown = examples.find_many([probe.user for _, probe, _ in wanted], seeds)
+        found = examples.find_many([probe.user for _, probe, _ in wanted], seeds)
     result: list[Ask] = []
-    for (kind, probe, k), pairs in zip(wanted, shown, strict=True):
+    for (kind, probe, k), (shown, likeness) in zip(wanted, found, strict=True):
         memories = probe.memories if isinstance(probe, RecallProbe) else []
         history = probe.history if isinstance(probe, CarryOverProbe) else []
-        result.append(
-            Ask(kind, probe, render_prompt(card, memories, history, probe.user, on, examples=pairs), k)
-        )
+        prompt = render_prompt(card, memories, history, probe.user, on, examples=shown)
+        result.append(Ask(kind, probe, prompt, k, likeness))
     return result
 
 

@@ -41,6 +41,8 @@ from ohlora.persona.prompt import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from ohlora.persona.examples import Likeness
+
 _LEAST_TAKEN = 6  # letters from which on a reply is not said again; below that everybody says `응, 좋아!`
 _CONSIDERED = 64  # likeliest tokens among which another word is looked for
 _SENTENCE_END = re.compile(r"(?<=[.!?~]) (?=\S)")
@@ -66,6 +68,7 @@ def turn_request(
     config: GenerationConfig,
     on: date | None = None,
     taken: Collection[str] = frozenset(),
+    likeness: Likeness | None = None,
 ) -> TurnRequest:
     """The request for an answer to a message, as it is served and tested.
 
@@ -77,9 +80,10 @@ def turn_request(
         config: sampling; without `boundaries` and `facts` the network alone answers.
         on: the day on which it is said; None for today.
         taken: `normalise` of replies that the network does not say again whole.
+        likeness: what messages of the data that are like this one tell of it.
     """
     day = on or date.today()
-    reply = card.words_for(message, seed, day, boundaries=config.boundaries, facts=config.facts)
+    reply = card.words_for(message, seed, day, config.boundaries, config.facts, likeness)
     return TurnRequest(prompt, card, seed, config, reply, taken)
 
 

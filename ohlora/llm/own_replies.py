@@ -24,6 +24,7 @@ from ohlora.llm.undesirable import LITTLE_HANGUL, Preference, Spoiler, fault_of
 from ohlora.persona.card import Card
 from ohlora.persona.dialogues import normalise
 from ohlora.persona.expressions import expression_of, fallback_expression
+from ohlora.persona.facts import holds, words_said
 from ohlora.persona.prompt import FACTS, USER, ParsedTurn, TurnError, parse_turn, render_prompt
 
 WRONG_FACT = "wrong fact"
@@ -34,8 +35,6 @@ WRITTEN = "written"  # in the place of a reason to finish: by a reader
 HELD_OUT = 12  # every so many graded messages is kept apart, to tell which step is best
 
 _AGREEING = re.compile(r"(?:(?:응|어|네|예|웅)(?![가-힣])|맞아|맞지|정답|그렇지|인정)")
-_WORD = re.compile(r"[0-9]+[년월일살]?|[A-Za-z][A-Za-z-]+|[가-힣]{2,}")
-_SPACE = re.compile(r"\s+")
 
 
 @dataclass
@@ -112,7 +111,7 @@ def read_own_replies(path: Path, card: Card, rows: Sequence[dict[str, Any]] = ()
                 if fault and prompt not in corrected:
                     corrected.add(prompt)
                     found.wanted.append(_speech(prompt, row["completion"], "written"))
-                elif not fault and all(_holds(reply, word) for word in words):
+                elif not fault and all(holds(reply, word) for word in words):
                     found.wanted.append(_speech(prompt, write(said), "sampled: right fact"))
         if fault:
             found.unwanted.append(_speech(prompt, write(said), f"sampled: {fault}", desirable=False))
@@ -182,14 +181,7 @@ def fact_words(prompt: str, reply: str) -> list[str]:
     ['알파고']
     """
     shown = next((line for line in prompt.splitlines() if line.startswith(f"{FACTS}: ")), "")
-    found: list[str] = []
-    for fact in shown.removeprefix(f"{FACTS}: ").split("; "):
-        for word in _WORD.findall(fact.partition(": ")[2]):
-            said = (word[:n] for n in range(len(word), 1, -1) if not word[:n].isdigit())
-            longest = next((part for part in said if _holds(reply, part)), None)
-            if longest and longest not in found:
-                found.append(longest)
-    return found
+    return words_said(shown.removeprefix(f"{FACTS}: ").split("; "), reply)
 
 
 def fact_fault(reply: str, written: str, words: Sequence[str]) -> str:
@@ -202,14 +194,14 @@ def fact_fault(reply: str, written: str, words: Sequence[str]) -> str:
     """
     if _AGREEING.match(reply) and not _AGREEING.match(written):
         return AGREES
-    return "" if any(_holds(reply, word) for word in words) else WRONG_FACT
+    return "" if any(holds(reply, word) for word in words) else WRONG_FACT
 
 
 def _lasting(words: Sequence[str], message: str, card: Card) -> list[str]:
     """Words of facts that are true on every day; none of them where some are not, as her age."""
     days = (card.born + timedelta(days=365 * years) for years in (20, 30))
     shown = [render_prompt(card, [], [], message, day).partition(f"\n{USER}: ")[0] for day in days]
-    return list(words) if all(_holds(facts, word) for facts in shown for word in words) else []
+    return list(words) if all(holds(facts, word) for facts in shown for word in words) else []
 
 
 def _turn_of(row: dict[str, Any], card: Card) -> ParsedTurn:
@@ -217,10 +209,3 @@ def _turn_of(row: dict[str, Any], card: Card) -> ParsedTurn:
         return parse_turn(row["completion"], card)
     except TurnError as error:
         raise ArtifactError(f"row {row['id']} is not of the format of a turn: {error}") from error
-
-
-def _holds(text: str, word: str) -> bool:
-    """Whether a text holds a word, whatever the spacing and case; a number only as a whole."""
-    before = r"(?<!\d)" if word[:1].isdigit() else ""
-    squeezed = _SPACE.sub("", text.lower())
-    return re.search(before + re.escape(_SPACE.sub("", word.lower())), squeezed) is not None

@@ -2,7 +2,7 @@
 
 from ohlora.memory.adapter import merge
 from ohlora.memory.encoder import Embedder, Encoder
-from ohlora.memory.examples import ExampleFinder
+from ohlora.memory.examples import ExampleFinder, Found
 from ohlora.memory.grounding import is_grounded
 from ohlora.memory.store import Memory, MemoryStore, Recalled
 
@@ -10,6 +10,7 @@ __all__ = [
     "Embedder",
     "Encoder",
     "ExampleFinder",
+    "Found",
     "Memory",
     "MemoryStore",
     "Recalled",

@@ -37,6 +37,14 @@ def add_lora(model: PreTrainedModel, rank: int, seed: int) -> PeftModel:
         return get_peft_model(model, config)
 
 
+def continue_lora(model: PreTrainedModel, adapter: Path) -> PeftModel:
+    """Wrap a base with the low-rank parts of a verified adapter, which train on."""
+    from peft import PeftModel
+
+    wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=True, use_safetensors=True)
+    return wrapped.float()  # saved as float16, in which steps are lost
+
+
 def save_adapter(
     model: Module, out: Path, *, base: Manifest, settings: dict[str, Any], provenance: dict[str, Any]
 ) -> Manifest:

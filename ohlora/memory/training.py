@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from ohlora.artifacts import sha256_file, verify
-from ohlora.config import Config
+from ohlora.config import Config, EncoderTraining, RuntimeConfig
 from ohlora.memory.adapter import add_lora, save_adapter
 from ohlora.memory.batching import MessageBatches, OncePerText
 from ohlora.memory.encoder import Encoder, encoder_settings, load_tokenizer, network_kwargs
@@ -72,7 +72,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
 
-    model = build(config, base_folder)
+    model = build(config.memory, base_folder, config.runtime.device)
     transformer = cast(Transformer, model[0])
     settings = {**encoder_settings(base), "max_length": config.memory.max_length}
     encoder = Encoder(transformer.model, load_tokenizer(base_folder), **settings)
@@ -80,7 +80,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     if base.settings["trains"] == "lora":
         encoder.model = add_lora(transformer.model, config.memory.lora_rank, config.memory.seed)
         transformer.model = encoder.model  # type: ignore[assignment]  # a PeftModel stands in for its base
-    fit(model, of_split(pairs, "train"), encoder.prefixes, config, journal)
+    fit(model, of_split(pairs, "train"), encoder.prefixes, config.memory, config.runtime, journal)
     after = judge(encoder, pairs)
 
     save_adapter(
@@ -111,15 +111,14 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     )
 
 
-def build(config: Config, base: Path) -> SentenceTransformer:
+def build(settings: EncoderTraining, base: Path, device: str) -> SentenceTransformer:
     """The base as a sentence-transformers model: transformer, mean pooling, normalisation."""
     transformer = Transformer(
         str(base),
-        max_seq_length=config.memory.max_length,
+        max_seq_length=settings.max_length,
         model_kwargs={**network_kwargs(base), "trust_remote_code": False},
     )
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
-    device = config.runtime.device
     return SentenceTransformer(
         modules=[transformer, pooling, Normalize()], device=None if device == "auto" else device
     )
@@ -129,11 +128,22 @@ def fit(
     model: SentenceTransformer,
     pairs: Sequence[Pair],
     prefixes: dict[str, str],
-    config: Config,
+    settings: EncoderTraining,
+    runtime: RuntimeConfig,
     journal: Journal,
+    speed: float = 1.0,
 ) -> None:
-    """Train `model` in place; the texts get the prefixes that they have at inference."""
-    memory = config.memory
+    """Train `model` in place; the texts get the prefixes that they have at inference.
+
+    Args:
+        model: what `build` made.
+        pairs: messages and what they are compared with.
+        prefixes: of messages (`query`) and of the others (`passage`).
+        settings: of the training.
+        runtime: the precision.
+        journal: gets the curves.
+        speed: times the learning rate.
+    """
     dataset = Dataset.from_dict(
         {
             "message": [prefixes["query"] + pair.message for pair in pairs],
@@ -142,7 +152,7 @@ def fit(
         }
     )
     on_gpu = model.device.type == "cuda"
-    half = on_gpu and config.runtime.precision != "float32" and torch.cuda.is_bf16_supported()
+    half = on_gpu and runtime.precision != "float32" and torch.cuda.is_bf16_supported()
     with tempfile.TemporaryDirectory() as scratch:  # the trainer insists on a folder; nothing is kept there
         trainer = SentenceTransformerTrainer(
             model=model,
@@ -150,20 +160,20 @@ def fit(
                 output_dir=scratch,
                 use_cpu=not on_gpu,
                 bf16=half,
-                num_train_epochs=memory.epochs,
-                per_device_train_batch_size=memory.batch_size,
-                learning_rate=memory.learning_rate,
+                num_train_epochs=settings.epochs,
+                per_device_train_batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate * speed,
                 warmup_steps=0.1,
                 lr_scheduler_type="linear",
                 logging_steps=1,
                 save_strategy="no",
                 report_to=[],
-                seed=memory.seed,
+                seed=settings.seed,
                 batch_sampler=MessageBatches,
                 dataloader_pin_memory=on_gpu,
             ),
             train_dataset=dataset,
-            loss=OncePerText(model, LOSSES[memory.loss](model)),
+            loss=OncePerText(model, LOSSES[settings.loss](model)),
             callbacks=[_Curves(journal)],
         )
         trainer.train()

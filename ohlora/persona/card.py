@@ -16,6 +16,7 @@ from ohlora.attributes import Expression
 from ohlora.errors import UserError
 
 if TYPE_CHECKING:
+    from ohlora.persona.examples import Likeness
     from ohlora.persona.facts import FactFinder
     from ohlora.persona.intents import IntentFinder
 
@@ -36,6 +37,11 @@ CRISIS_LEAST = 0.4  # probability: what is missed is far worse than what is take
 BOUNDARY_LEAST = 0.4  # probability: what is missed is worse than what is declined in vain
 FACT_LEAST = 0.7
 FACT_MARGIN = 0.15  # a fact is told only if no other is nearly as likely to be meant: see IntentFinder.find
+# where messages of the data that are like it tell of a message, too (`Likeness`); chosen on messages that are
+# not in the card, see docs/voice.md
+LIKENED_LEAST, LIKENED_MARGIN = 0.4, 0.1
+NATS_PER_COSINE = 80.0  # what it is worth to be nearer to messages that ask for a fact
+SCORE_PER_COSINE = 4.0  # what it is worth for a fact that messages which ask for it are near
 
 _SCHOOL_YEAR = re.compile(r"\{school_year\}학년")
 _BRACED = re.compile(r"\{([^{}]*)\}|[{}]")
@@ -230,7 +236,13 @@ class Card(BaseModel):
         return [self._stated(self.facts[index].says, on) for index, _ in found]
 
     def words_for(
-        self, message: str, seed: int, on: date, boundaries: bool = True, facts: bool = True
+        self,
+        message: str,
+        seed: int,
+        on: date,
+        boundaries: bool = True,
+        facts: bool = True,
+        likeness: Likeness | None = None,
     ) -> str:
         """What she says to a message that the card holds her words for; empty where the voice finds them.
 
@@ -240,10 +252,11 @@ class Card(BaseModel):
             on: the day on which it is said.
             boundaries: answer messages of somebody in danger, and those that cross a boundary.
             facts: answer messages that ask for a fact.
+            likeness: what messages of the data that are like it tell of it; None where nobody looked.
         """
         replies = (
             (boundaries and (self._helping(message) or self._declining(message)))
-            or (facts and self._telling(message))
+            or (facts and self._telling(message, likeness))
             or []
         )
         return self._stated(replies[seed % len(replies)], on) if replies else ""
@@ -269,15 +282,35 @@ class Card(BaseModel):
         crossed = _intent_finder(asked, others).find(message, least=BOUNDARY_LEAST)
         return [] if crossed is None else self.boundaries[crossed].replies
 
-    def _telling(self, message: str) -> list[str]:
+    def _telling(self, message: str, likeness: Likeness | None) -> list[str]:
         """Replies of the fact that a message asks for."""
-        asked = tuple(tuple(fact.asked) for fact in self.facts)
-        crossing = [question for boundary in self.boundaries for question in boundary.asked]
-        others = (*crossing, *self.small_talk)  # some harmless messages ask for a fact
-        if not any(fact.replies for fact in self.facts) or not others:
+        if not any(fact.replies for fact in self.facts):
             return []
-        wanted = _intent_finder(asked, others).find(message, FACT_LEAST, FACT_MARGIN)
+        asked = tuple(tuple(fact.asked) for fact in self.facts)
+        others = self.asking_no_fact
+        if likeness is not None and likeness.everyday:
+            finder = _intent_finder(asked, (*others, *likeness.everyday))
+            evidence = NATS_PER_COSINE * likeness.leaning
+            towards = [SCORE_PER_COSINE * cosine for cosine in likeness.to_facts]
+            wanted = finder.find(message, LIKENED_LEAST, LIKENED_MARGIN, evidence, towards)
+        elif others:
+            wanted = _intent_finder(asked, others).find(message, FACT_LEAST, FACT_MARGIN)
+        else:
+            return []
         return [] if wanted is None else self.facts[wanted].replies
+
+    @property
+    def asking_facts(self) -> list[tuple[str, int]]:
+        """The messages of the card that ask for a fact, with its number; none where it tells none."""
+        if not any(fact.replies for fact in self.facts):
+            return []
+        return [(message, number) for number, fact in enumerate(self.facts) for message in fact.asked]
+
+    @property
+    def asking_no_fact(self) -> tuple[str, ...]:
+        """The messages that the card holds and that ask for none of its facts."""
+        crossing = (question for boundary in self.boundaries for question in boundary.asked)
+        return (*crossing, *self.small_talk)  # some harmless messages ask for a fact
 
     def _stated(self, text: str, on: date) -> str:
         """A fact, or a reply that says one, with what the card's fields hold on a day."""

@@ -27,11 +27,12 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from ohlora.artifacts import verify, write_manifest
+from ohlora.artifacts import ArtifactError, verify, write_manifest
 from ohlora.persona.dialogues import DialogueRow, normalise
 from ohlora.persona_config import ExamplesConfig
 
 KIND = "examples"
+_VERSION = 2
 
 _PAIRS = "pairs.jsonl"
 _VECTORS = "vectors.safetensors"
@@ -40,6 +41,7 @@ _NEIGHBOURS = "neighbours.json"
 _LONGEST = 60  # characters of a message or a reply that is shown
 _LOOKED_AT = 64  # nearest pairs from which those with different replies are taken
 _BLOCK = 256  # messages compared at a time
+_WITNESSES = 5  # messages of either kind that tell how one leans
 _ALIKE = (0.15, 0.85)  # from and up to which share of common bigrams a reply is another's prototype
 # hashed, since there is no vocabulary to keep; of 2^20 places two bigrams hardly share one
 _BIGRAMS = HashingVectorizer(
@@ -57,10 +59,29 @@ def may_be_shown(row: DialogueRow) -> bool:
 
 
 class Near(NamedTuple):
-    """The pairs that are near to a message."""
+    """What is near to a message."""
 
-    places: list[int]  # the nearest first
+    places: list[int]  # of pairs, the nearest first
     ties: int = 1  # how many of the first are as near as the nearest
+    leaning: float = 0.0  # this and the next: see `Likeness`
+    to_facts: tuple[float, ...] = ()
+
+
+class Likeness(NamedTuple):
+    """What messages of the data that are like it tell of a message."""
+
+    leaning: float  # how much nearer it is to messages that ask for a fact than to others, in cosine
+    everyday: tuple[str, ...]  # messages of the data that ask for none
+    to_facts: tuple[float, ...] = ()  # how near it is to messages that ask for each fact, in cosine
+
+
+class FactMessages(NamedTuple):
+    """Which messages ask for a fact of the card: the pairs', and vectors of others that the card holds."""
+
+    of_pairs: npt.NDArray[np.bool_]  # [n]
+    asking: npt.NDArray[np.float32]  # [k, d]
+    others: npt.NDArray[np.float32]  # [l, d]
+    asked: npt.NDArray[np.int64]  # [k]: number of the fact that each of `asking` asks for
 
 
 class Examples:
@@ -71,6 +92,7 @@ class Examples:
         pairs: Sequence[tuple[str, str]],
         vectors: npt.NDArray[np.float32],
         taken: Iterable[str] = (),
+        facts: FactMessages | None = None,
     ) -> None:
         """Take what `near` looks through.
 
@@ -78,8 +100,13 @@ class Examples:
             pairs: n messages and replies.
             vectors: unit vectors of the messages, float32 [n, d].
             taken: `normalise` of all replies of the training split, which her voice does not say again whole.
+            facts: which messages ask for a fact; without them no message leans to any.
         """
         self.pairs = list(pairs)
+        # any may ask for one: then none is known to be everyday
+        self._facts = facts or FactMessages(
+            np.ones(len(pairs), bool), vectors[:0], vectors[:0], np.empty(0, np.int64)
+        )
         self.taken = frozenset(taken)
         self._vectors = vectors
         self._messages = [normalise(message) for message, _ in pairs]
@@ -93,6 +120,8 @@ class Examples:
     ) -> list[Near]:
         """Of each message the pairs that are nearest; their replies differ.
 
+        Where pairs are left out, which fact a message may ask for is not looked up.
+
         Args:
             vectors: of m messages, float32 [m, d].
             settings: how many at most, and from which cosine on.
@@ -100,9 +129,39 @@ class Examples:
         """
         found: list[Near] = []
         for start in range(0, len(vectors), _BLOCK):
-            for cosines in vectors[start : start + _BLOCK] @ self._vectors.T:
-                found.append(self._near(cosines, settings, but[len(found)] if but else None))
+            block = vectors[start : start + _BLOCK]
+            of_facts = self._of_facts(block) if but is None else [(0.0, ())] * len(block)
+            for cosines, (leaning, to_facts) in zip(block @ self._vectors.T, of_facts, strict=True):
+                near = self._near(cosines, settings, but[len(found)] if but else None)
+                found.append(near._replace(leaning=leaning, to_facts=to_facts))
         return found
+
+    def _of_facts(self, vectors: npt.NDArray[np.float32]) -> list[tuple[float, tuple[float, ...]]]:
+        """How m messages lean, and how near they are to the messages that ask for each fact.
+
+        Of either kind the nearest `_WITNESSES` count, of a fact two: one alone may be there by chance.
+        """
+        asking, others = self._kinds
+        leaning = np.zeros(len(vectors), np.float32)
+        if len(asking) and len(others):
+            leaning = _nearest(vectors @ asking.T, _WITNESSES) - _nearest(vectors @ others.T, _WITNESSES)
+        cosines, asked = vectors @ self._facts.asking.T, self._facts.asked
+        to_facts = np.zeros((len(vectors), int(asked.max(initial=-1)) + 1), np.float32)
+        for number in np.unique(asked):
+            to_facts[:, number] = _nearest(cosines[:, asked == number], 2)
+        return [(float(one), tuple(map(float, each))) for one, each in zip(leaning, to_facts, strict=True)]
+
+    @cached_property
+    def _kinds(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Vectors of messages that ask for a fact, and of those that ask for none."""
+        of_pairs, asking, others, _ = self._facts
+        return np.vstack([self._vectors[of_pairs], asking]), np.vstack([self._vectors[~of_pairs], others])
+
+    @cached_property
+    def everyday(self) -> tuple[str, ...]:
+        """Messages of pairs that ask for no fact."""
+        asked = zip(self.pairs, self._facts.of_pairs, strict=True)
+        return tuple(dict.fromkeys(message for (message, _), asks in asked if not asks))
 
     def _near(
         self, cosines: npt.NDArray[np.float32], settings: ExamplesConfig, but: tuple[str, str] | None
@@ -191,25 +250,41 @@ class Examples:
             provenance: what it was made from.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in self.pairs]
+        asked = zip(self.pairs, self._facts.of_pairs.tolist(), strict=True)
+        lines = [json.dumps([*pair, asks], ensure_ascii=False) + "\n" for pair, asks in asked]
         (folder / _PAIRS).write_text("".join(lines), encoding="utf-8")
-        save_file({"vectors": self._vectors.astype(np.float16)}, folder / _VECTORS)
+        vectors = {"vectors": self._vectors, "asking": self._facts.asking, "others": self._facts.others}
+        half = {name: np.ascontiguousarray(held, np.float16) for name, held in vectors.items()}
+        save_file({**half, "asked": self._facts.asked}, folder / _VECTORS)
         (folder / _TAKEN).write_text("".join(f"{text}\n" for text in sorted(self.taken)), encoding="utf-8")
         files = [_PAIRS, _VECTORS, _TAKEN]
-        write_manifest(folder, KIND, files=files, settings={"encoder": encoder}, provenance=provenance)
+        settings = {"encoder": encoder, "version": _VERSION}
+        write_manifest(folder, KIND, files=files, settings=settings, provenance=provenance)
 
     @classmethod
     def load(cls, folder: Path) -> Examples:
         """Read a folder.
 
         Raises:
-            ArtifactError: it is missing or corrupt.
+            ArtifactError: it is missing or corrupt, or of an older version.
         """
-        verify(folder, KIND)
-        lines = (folder / _PAIRS).read_text(encoding="utf-8").splitlines()
-        vectors = load_file(folder / _VECTORS)["vectors"].astype(np.float32)
+        if verify(folder, KIND).settings.get("version") != _VERSION:
+            raise ArtifactError(f"{folder} is of an older version; run again: ohlora run --force examples")
+        lines = [json.loads(line) for line in (folder / _PAIRS).read_text(encoding="utf-8").splitlines()]
+        held = load_file(folder / _VECTORS)
+        asked = held.pop("asked")
+        held = {name: half.astype(np.float32) for name, half in held.items()}
+        of_pairs = np.array([asks for _, _, asks in lines], bool)
         taken = (folder / _TAKEN).read_text(encoding="utf-8").splitlines()
-        return cls([(message, reply) for message, reply in map(json.loads, lines)], vectors, taken)
+        facts = FactMessages(of_pairs, held["asking"], held["others"], asked)
+        return cls([(message, reply) for message, reply, _ in lines], held["vectors"], taken, facts)
+
+
+def _nearest(cosines: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float32]:
+    """Mean of so many largest of each row."""
+    count = min(most, cosines.shape[1])
+    largest = np.partition(cosines, cosines.shape[1] - count, axis=1)[:, -count:]
+    return np.asarray(largest.mean(axis=1), np.float32)
 
 
 def _largest(scores: npt.NDArray[np.float32]) -> list[int]:

@@ -22,6 +22,8 @@ LEAST = 0.15
 MOST = 3
 
 _MARKS = re.compile(r"[^\w\s]+|[ㄱ-ㅎㅏ-ㅣ]+")
+_WORD = re.compile(r"[0-9]+[년월일살]?|[A-Za-z][A-Za-z-]+|[가-힣]{2,}")
+_SPACE = re.compile(r"\s+")
 
 
 class Found(NamedTuple):
@@ -79,3 +81,30 @@ class FactFinder:
 def letters_of(text: str) -> str:
     """Without marks and laughter: `몇 살?` ends in the same word as `몇 살이야`."""
     return _MARKS.sub(" ", text.lower())
+
+
+def words_said(facts: Sequence[str], reply: str) -> list[str]:
+    """Words of some facts that a reply says, as it says them: without particles.
+
+    Args:
+        facts: each as `키: 값`.
+        reply: what is said.
+
+    >>> words_said(["생일: 10월 11일"], "생일은 10월이야!")
+    ['10월']
+    """
+    found: list[str] = []
+    for fact in facts:
+        for word in _WORD.findall(fact.partition(": ")[2]):
+            said = (word[:n] for n in range(len(word), 1, -1) if not word[:n].isdigit())
+            longest = next((part for part in said if holds(reply, part)), None)
+            if longest and longest not in found:
+                found.append(longest)
+    return found
+
+
+def holds(text: str, word: str) -> bool:
+    """Whether a text holds a word, whatever the spacing and case; a number only as a whole."""
+    before = r"(?<!\d)" if word[:1].isdigit() else ""
+    squeezed = _SPACE.sub("", text.lower())
+    return re.search(before + re.escape(_SPACE.sub("", word.lower())), squeezed) is not None

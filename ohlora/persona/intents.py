@@ -8,6 +8,7 @@ intent and others without any.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -55,22 +56,40 @@ class IntentFinder:
             self._weights = np.ascontiguousarray(which.coef_.T)  # else each product copies it
         self._look = lru_cache(maxsize=1 << 15)(self._look_up)
 
-    def find(self, message: str, least: float = LEAST, margin: float = 0.0) -> int | None:
+    def find(
+        self,
+        message: str,
+        least: float = LEAST,
+        margin: float = 0.0,
+        evidence: float = 0.0,
+        towards: Sequence[float] = (),
+    ) -> int | None:
         """Number of the intent that a message has; None if it rather has none.
 
         Args:
             message: what the person says.
             least: probability that it has one at all.
             margin: by how much the best intent's score, about 1 for a message of the card, exceeds the next.
+            evidence: of another witness that it has one, in nats of log-odds.
+            towards: what that witness adds to the score of each intent; empty for nothing.
         """
-        chance, owner, lead = self._look(message)
-        return owner if chance >= least and lead >= margin else None
+        chance, scores = self._look(message)
+        if towards:
+            scores = scores + np.asarray(towards)[self._owners]
+        second, first = np.sort(np.append(scores, 0.0))[-2:]
+        if _log_odds(chance) + evidence < _log_odds(least) or first - second < margin:
+            return None
+        return int(self._owners[np.argmax(scores)])
 
-    def _look_up(self, message: str) -> tuple[float, int, float]:
+    def _look_up(self, message: str) -> tuple[float, np.ndarray]:
+        """Probability of any intent, and the score of each that has messages."""
         x = self._vectorizer.transform([message])
         chance = float(self._any.predict_proba(x)[0, 1])
         if self._weights is None:
-            return chance, int(self._owners[0]), 1.0
-        scores = (x @ self._weights).reshape(-1)[self._owners]
-        first, second = np.sort(np.append(scores, 0.0))[::-1][:2]
-        return chance, int(self._owners[np.argmax(scores)]), first - second
+            return chance, np.ones(1)
+        return chance, (x @ self._weights).reshape(-1)[self._owners]
+
+
+def _log_odds(probability: float) -> float:
+    tiny = 1e-12  # so that certainty is a number
+    return math.log(max(probability, tiny)) - math.log(max(1.0 - probability, tiny))

@@ -15,9 +15,10 @@ from ohlora.attributes import Expression
 from ohlora.chat import Companion, MessageError, Product, Turn
 from ohlora.config import GenerationConfig
 from ohlora.llm import Event, ExpressionChosen, Finished, MemoryWritten, Speech, TurnRequest
-from ohlora.memory import MemoryStore
+from ohlora.memory import Found, MemoryStore
 from ohlora.memory.encoder import Kind
 from ohlora.persona import load_card
+from ohlora.persona.examples import Likeness
 from ohlora.persona.prompt import parse_turn
 
 CARD = load_card(Path(__file__).parents[2] / "data" / "persona" / "ohlora.yaml")
@@ -84,8 +85,11 @@ class Pairs:
 
     taken = frozenset({"잘자라우리아가"})
 
-    def find(self, message: str, seed: int) -> list[tuple[str, str]]:
-        return [(f"{message}와 같은 말", f"대답 {seed}")]
+    def find(self, message: str, seed: int) -> Found:
+        likeness = Likeness(
+            1.0 if message == "배고파" else -1.0, ("졸려", "심심해"), (0.0,) * len(CARD.facts)
+        )
+        return Found([(f"{message}와 같은 말", f"대답 {seed}")], likeness)
 
 
 def companion(*lines: str, store: MemoryStore | None = None, examples: Pairs | None = None) -> Companion:
@@ -128,8 +132,11 @@ def test_the_voice_is_shown_examples_of_the_message_and_the_seed() -> None:
     assert "\n참고: 배고파와 같은 말 → 대답 7\n사용자: 배고파\n" in script(she).prompts[0]
     assert script(she).seeds == [7]
     assert script(she).taken == [Pairs.taken]
+    # of messages like it she knows that it asks for a fact, whatever its words say
+    assert script(she).replies[0] in {CARD._stated(r, date.today()) for f in CARD.facts for r in f.replies}
     without = companion(line)
     without.turn("s", "배고파", seed=7)
+    assert script(without).replies[0] == ""
     assert "참고:" not in script(without).prompts[0]
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A work tree with two tiny candidates."""
-    for name in ("ohlora", "data/persona", "data/probes", "profiles"):
+    for name in ("ohlora", "data/persona", "data/probes", "data/retriever", "profiles"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
     values = load_config(ROOT, "smoke").model_dump(mode="json")
     values["persona"]["limit"] = 8

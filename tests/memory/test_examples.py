@@ -4,15 +4,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from ohlora.artifacts import MANIFEST, ArtifactError
 from ohlora.config import Config, load_config
 from ohlora.memory import ExampleFinder
+from ohlora.memory.adapter import save_adapter
 from ohlora.memory.bases import build_scratch_bert
+from ohlora.memory.encoder import load_network
 from ohlora.memory.example_stage import run
-from ohlora.persona import dialogues
+from ohlora.persona import dialogues, load_card
 from ohlora.persona.dialogues import load_dialogues, normalise
 from ohlora.persona.examples import Examples, load_neighbours
 from ohlora.persona_config import ExamplesConfig
@@ -20,12 +23,13 @@ from ohlora.stage import Journal, Report
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "data/persona/dialogues.jsonl"
+CARD = ROOT / "data/persona/ohlora.yaml"
 SETTINGS = ExamplesConfig(shown=2, pool=4, threshold=-1.0, ties=0.0)  # random weights put texts anywhere
 
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    persona = [f"persona.card={ROOT / 'data/persona/ohlora.yaml'}", f"persona.dialogues={ROWS}"]
+    persona = [f"persona.card={CARD}", f"persona.dialogues={ROWS}"]
     limits = ["persona.limit=120", "runtime.threads=1", "examples.threshold=-1"]
     return load_config(ROOT, "smoke", [*persona, *limits])
 
@@ -33,8 +37,9 @@ def config() -> Config:
 @pytest.fixture(scope="module")
 def made(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     folder = tmp_path_factory.mktemp("examples")
-    build_scratch_bert(folder / "base")
-    inputs = {"rows": ROWS, "base": folder / "base"}
+    base = build_scratch_bert(folder / "base")
+    save_adapter(load_network(folder / "base"), folder / "adapter", base=base, settings={}, provenance={})
+    inputs = {"rows": ROWS, "card": CARD, "base": folder / "base", "retriever": folder / "adapter"}
     return folder / "out", run(config, inputs, {"output": folder / "out"}, Journal(folder / "j"))
 
 
@@ -52,15 +57,34 @@ def test_a_message_finds_its_own_row_and_chance_the_other(made: tuple[Path, Repo
     finder = ExampleFinder.load(made[0], SETTINGS, "cpu")
     pairs = finder.examples.pairs
     message, reply = pairs[3]
-    shown = finder.find(message, 1)
+    shown, likeness = finder.find(message, 1)
+    assert likeness is not None
+    assert likeness.everyday == finder.examples.everyday
     assert shown[-1] == (message, reply)
     assert len(shown) == 2
-    assert finder.find(message, 1) == shown
-    assert len({tuple(finder.find(message, seed)) for seed in range(12)}) == 3  # pool without the nearest
-    both = finder.find_many([message, pairs[5][0], message], [1, 1, 2])
-    assert both == [finder.find(message, 1), finder.find(pairs[5][0], 1), finder.find(message, 2)]
+    assert finder.find(message, 1) == (shown, likeness)
+    others = {tuple(finder.find(message, seed).shown) for seed in range(12)}
+    assert len(others) == 3  # pool without the nearest
+    both = [found.shown for found in finder.find_many([message, pairs[5][0], message], [1, 1, 2])]
+    one_by_one = [finder.find(message, 1), finder.find(pairs[5][0], 1), finder.find(message, 2)]
+    assert both == [found.shown for found in one_by_one]
     none = ExampleFinder.load(made[0], SETTINGS.model_copy(update={"shown": 0}), "cpu")
-    assert none.find_many([message], [1]) == [[]]
+    assert none.find_many([message], [1]) == [([], None)]
+
+
+def test_messages_that_ask_for_a_fact_are_told_from_others(made: tuple[Path, Report]) -> None:
+    folder, report = made
+    examples, card = Examples.load(folder), load_card(CARD)
+    assert 0 < report.metrics["pairs_that_say_a_fact"] < 0.5
+    asked = {question for fact in card.facts for question in fact.asked}
+    assert 20 < len(examples.everyday) < len(examples.pairs)
+    assert not asked & set(examples.everyday)
+    finder = ExampleFinder.load(folder, SETTINGS, "cpu")
+    leanings = [
+        np.mean([finder.find(message, 0).likeness.leaning for message in messages])  # type: ignore[union-attr]
+        for messages in (card.facts[7].asked[:20], card.small_talk[:20])
+    ]
+    assert leanings[0] > leanings[1]  # even with random weights, since these are held
 
 
 def test_train_rows_see_a_prototype_as_the_nearest_and_held_out_rows_what_is_served(
@@ -68,7 +92,8 @@ def test_train_rows_see_a_prototype_as_the_nearest_and_held_out_rows_what_is_ser
 ) -> None:
     folder, report = made
     plain = config.model_copy(update={"examples": config.examples.model_copy(update={"prototypes": 0.0})})
-    inputs = {"rows": ROWS, "base": folder.parent / "base"}
+    made_of = {"base": folder.parent / "base", "retriever": folder.parent / "adapter"}
+    inputs = {"rows": ROWS, "card": CARD, **made_of}
     none = run(plain, inputs, {"output": tmp_path / "out"}, Journal(tmp_path / "j"))
     assert none.metrics["rows_with_a_prototype"] == 0.0
     served, trained = load_neighbours(tmp_path / "out"), load_neighbours(folder)

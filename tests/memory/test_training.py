@@ -189,7 +189,7 @@ def test_batches_hold_every_row_once_and_keep_messages_together() -> None:
 
 
 def test_encoding_texts_once_changes_neither_loss_nor_gradient(work: Path) -> None:
-    model = build(CONFIG, work / "base")
+    model = build(CONFIG.memory, work / "base", "cpu")
     columns = [["안녕", "안녕", "잘 가"], ["이름: 민수", "직업: 화가", "이름: 민수"]]
     labels = torch.tensor([1.0, 0.0, 0.5])
     results = []

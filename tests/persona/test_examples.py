@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ohlora.artifacts import ArtifactError
+from ohlora.artifacts import MANIFEST, ArtifactError
 from ohlora.persona import Card, DialogueRow, render_prompt
 from ohlora.persona.dialogues import normalise
 from ohlora.persona.examples import (
     Examples,
+    FactMessages,
     Near,
     load_neighbours,
     may_be_shown,
@@ -64,9 +65,9 @@ def test_pairs_as_near_as_the_nearest_are_ties(examples: Examples) -> None:
     # the cosines of the first vector with the pairs are 1, 0.995, 0.955 and 0.07
     for width, ties in ((0.0, 1), (0.04, 1), (0.05, 2), (2.0, 3)):
         settings = SETTINGS.model_copy(update={"threshold": -1.0, "ties": width})
-        assert examples.near(VECTORS[:1], settings) == [([0, 2, 3], ties)]
+        assert examples.near(VECTORS[:1], settings) == [Near([0, 2, 3], ties)]
     far = SETTINGS.model_copy(update={"threshold": 1.1, "ties": 2.0})
-    assert examples.near(VECTORS[:1], far) == [([], 0)]
+    assert examples.near(VECTORS[:1], far) == [Near([], 0)]
 
 
 def test_the_nearest_is_shown_last_and_chance_takes_the_others(examples: Examples) -> None:
@@ -83,7 +84,7 @@ def test_the_nearest_is_shown_last_and_chance_takes_the_others(examples: Example
 
 
 def test_no_examples_at_all() -> None:
-    assert Examples([], np.empty((0, 2), np.float32)).near(VECTORS[:1], SETTINGS) == [([], 0)]
+    assert Examples([], np.empty((0, 2), np.float32)).near(VECTORS[:1], SETTINGS) == [Near([], 0)]
 
 
 ANSWERS = [
@@ -116,6 +117,30 @@ def test_a_prototype_is_never_the_row_itself(pairs: list[tuple[str, str]], messa
         assert normalise(pairs[place][1]) != normalise(reply)
 
 
+def test_a_message_leans_to_what_it_is_like() -> None:
+    held = FactMessages(np.array([True, True, False, False]), VECTORS[:1], VECTORS[3:], np.array([1]))
+    examples = Examples(PAIRS, VECTORS, facts=held)
+    assert examples.everyday == ("졸려", "심심해")
+    first, *_, last = (near.leaning for near in examples.near(VECTORS, SETTINGS))
+    # to 0: itself twice and 1; from 2 and, twice, 3
+    cosines = np.cos(ANGLES)
+    assert first == pytest.approx((2 + cosines[1]) / 3 - (cosines[2] + 2 * cosines[3]) / 3, abs=1e-6)
+    assert last < 0 < first
+    to_facts = [near.to_facts for near in examples.near(VECTORS, SETTINGS)]
+    assert to_facts[2] == pytest.approx((0.0, cosines[2]), abs=1e-6)  # the card holds none for the first fact
+    assert {near.leaning for near in Examples(PAIRS, VECTORS).near(VECTORS, SETTINGS)} == {0.0}
+    assert Examples(PAIRS, VECTORS).everyday == ()
+    nobody = Examples(
+        [], VECTORS[:0], facts=FactMessages(np.zeros(0, bool), VECTORS[:1], VECTORS[1:], np.array([0]))
+    )
+    assert nobody.near(VECTORS[:1], SETTINGS)[0].leaning == pytest.approx(1 - cosines[1:].mean(), abs=1e-6)
+
+
+def test_where_pairs_are_left_out_no_message_leans(examples: Examples) -> None:
+    near = examples.near(VECTORS[:1], SETTINGS, but=[("", "")])
+    assert near[0].leaning == 0.0
+
+
 def test_what_depends_on_something_else_is_not_shown() -> None:
     assert may_be_shown(row())
     for change in (
@@ -128,14 +153,25 @@ def test_what_depends_on_something_else_is_not_shown() -> None:
         assert not may_be_shown(row(**change)), change
 
 
-def test_a_folder_holds_the_pairs_and_their_vectors(examples: Examples, tmp_path: Path) -> None:
+def test_a_folder_holds_the_pairs_and_their_vectors(tmp_path: Path) -> None:
+    of_pairs = np.array([True, False, False, False])
+    held = FactMessages(of_pairs, VECTORS[:1], VECTORS[2:], np.array([0]))
+    examples = Examples(PAIRS, VECTORS, {"뭐먹을래", "얼른자"}, held)
     examples.save(tmp_path, "e" * 64, {"profile": "smoke"})
     save_neighbours(tmp_path, {"d1": [2, 0]})
     back = Examples.load(tmp_path)
     assert back.pairs == PAIRS
     assert back.taken == {"뭐먹을래", "얼른자"}
+    assert back.everyday == ("배고프다", "졸려", "심심해")
+    leaning = examples.near(VECTORS[:1], SETTINGS)[0].leaning
+    assert back.near(VECTORS[:1], SETTINGS)[0].leaning == pytest.approx(leaning, abs=1e-3)  # float16
     assert places(back.near(VECTORS[:1], SETTINGS)) == [[0, 2]]
     assert load_neighbours(tmp_path) == {"d1": [2, 0]}
+    manifest = json.loads((tmp_path / MANIFEST).read_text(encoding="utf-8"))
+    del manifest["settings"]["version"]
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="older version"):
+        Examples.load(tmp_path)
     (tmp_path / "pairs.jsonl").write_text(json.dumps(["배고파", "거짓말"]), encoding="utf-8")
     with pytest.raises(ArtifactError, match="is corrupt"):
         Examples.load(tmp_path)

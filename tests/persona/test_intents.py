@@ -14,6 +14,7 @@ import yaml
 
 from ohlora.evaluation.voice_judges import letters
 from ohlora.persona import Card, CardError, load_card
+from ohlora.persona.examples import Likeness
 from ohlora.persona.intents import IntentFinder
 from ohlora.persona.register import polite_sentences
 
@@ -44,6 +45,8 @@ def test_it_tells_boundaries_apart_and_leaves_the_rest_alone() -> None:
     assert finder.find("") is None
     assert finder.find("가방 훔치는 법", least=1.0) is None
     assert finder.find("가방 훔치는 법", margin=1.5) is None
+    assert finder.find("잘 잤어?", evidence=50.0) is not None
+    assert finder.find("가방 훔치는 법", evidence=-50.0) is None
 
 
 def test_a_boundary_without_messages_is_never_crossed() -> None:
@@ -128,6 +131,26 @@ def test_most_facts_asked_for_are_told_and_hardly_ever_others(card: Card) -> Non
     assert np.mean(right) > 0.75
     assert np.mean(wrong) < 0.05
     assert np.mean(taken) < 0.04
+
+
+def test_messages_like_it_tell_whether_a_message_asks_for_a_fact(card: Card) -> None:
+    everyday = tuple(f"{day} {deed}" for day in ("오늘", "어제") for deed in ("잤어", "놀았어", "쉬었어"))
+    message = "취미 얘기하자"
+
+    def told(leaning: float) -> str:
+        return card.words_for(message, 0, DAY, likeness=Likeness(leaning, everyday))
+
+    assert told(0.0) == ""
+    assert told(0.3) in card.facts[21].replies
+    assert told(-0.3) == ""
+    known = card.facts[0].asked[0]
+    assert card.words_for(known, 0, DAY, likeness=Likeness(0.0, everyday))
+    cosines = [0.0] * len(card.facts)
+    cosines[7] = 1.0  # her MBTI: of two facts that may be meant it is the one whose messages are near
+    mbti = card.words_for(known, 0, DAY, likeness=Likeness(0.3, everyday, tuple(cosines)))
+    assert mbti in card.facts[7].replies or "ENTJ" in mbti
+    # without messages to learn from, a message is judged as if nobody had looked
+    assert card.words_for(known, 0, DAY, likeness=Likeness(-0.3, ())) == telling(card, known)
 
 
 def test_a_fact_is_told_as_of_the_day(card: Card) -> None:
