@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _LEAST_TAKEN = 6  # letters from which on a reply is not said again; below that everybody says `응, 좋아!`
 _CONSIDERED = 64  # likeliest tokens among which another word is looked for
+_MARKS = re.compile(r"[.!?~]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?~]) (?=\S)")
 
 
@@ -354,17 +355,20 @@ class _Row:
     def _untaken(self, logits: torch.Tensor, allowed: Mask) -> Mask:
         """Of what is allowed the tokens that lead away from a reply which is not said again.
 
-        A first sentence that is one may stand, if words follow it; a later one takes another word in time.
+        A first sentence that is one may stand with its mark, if words follow it; a later one takes another
+        word in time.
         """
         said, later = normalise(self._text), bool(_SENTENCE_END.search(self._text.lstrip()))
         if not later and not self._is_taken(said):
             return allowed
+        open_ended = _MARKS.fullmatch(self._text.rstrip()[-1:]) is None
         scores = logits.masked_fill(~torch.from_numpy(allowed), -torch.inf)
         away = []
         for token in scores.topk(min(_CONSIDERED, len(scores))).indices.tolist():
             piece = self._texts[token].decode(errors="ignore")
             after = normalise(self._text + piece)
-            goes_on = after != said or piece.isspace() or not self._is_taken(said)
+            ends = not later and open_ended and _MARKS.fullmatch(piece)  # the sentence, not yet the reply
+            goes_on = after != said or piece.isspace() or ends or not self._is_taken(said)
             if allowed[token] and goes_on and (after == said or not self._is_taken(after)):
                 away.append(token)
         untaken = np.zeros_like(allowed)

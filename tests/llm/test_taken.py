@@ -79,6 +79,15 @@ def test_a_sentence_that_is_taken_goes_on(said: Callable[..., str]) -> None:
     assert len(normalise(reply)) > len(normalise("오늘도 반가워 정말"))
 
 
+def test_a_first_sentence_that_is_taken_keeps_its_mark(said: Callable[..., str]) -> None:
+    """Else a question would go on in the middle."""
+    assert said("오늘도 반가워! 정말 좋아", "오늘도 반가워.") == "오늘도 반가워! 정말 좋아"
+    reply = said("오늘도 반가워!", "오늘도 반가워")
+    assert reply.startswith("오늘도 반가워!")
+    assert len(normalise(reply)) > len(normalise("오늘도 반가워"))
+    assert not reply.startswith("오늘도 반가워!!")
+
+
 def test_a_later_sentence_takes_another_word(said: Callable[..., str]) -> None:
     reply = said("오늘도 반가워. 정말 그래", "오늘도 반가워. 정말 그래!")
     assert reply.startswith("오늘도 반가워. 정말 그")
