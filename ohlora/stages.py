@@ -287,7 +287,11 @@ STAGES: dict[str, Stage] = {
                 "memory.own_words",
                 "serving.max_message_chars",
             ),
-            code=("ohlora/chat", "ohlora/evaluation", "ohlora/registry.py", "ohlora/package.py", "serving"),
+            # the rooms that the bento holds, too: else it would go on serving their older code
+            code=(
+                *(f"ohlora/{room}" for room in ("chat", "evaluation", "gan", "llm", "memory", "persona")),
+                *("ohlora/registry.py", "ohlora/package.py", "serving"),
+            ),
         ),
     )
 }
