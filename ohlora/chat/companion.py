@@ -41,6 +41,7 @@ from ohlora.llm import (
 from ohlora.memory import Embedder, Encoder, ExampleFinder, Found, MemoryStore, is_grounded
 from ohlora.persona import Card, CardError, expression_of, load_card
 
+_NOT_AGAIN = 32  # replies of a chat that she does not say again whole
 _KEPT_FACES = 64
 
 
@@ -215,8 +216,9 @@ class Companion:
             with _timed(seconds, "recall"):
                 memories = self._recall(session, text)
             start = time.perf_counter()
+            said = [reply for _, reply in self.store.history(session, _NOT_AGAIN)]
             history = self.store.history(session, self.product.generation.history_turns)
-            for event in self._voice.stream(self._request(memories, history, text, seed)):
+            for event in self._voice.stream(self._request(memories, history, said, text, seed)):
                 if isinstance(event, Speech):
                     pieces.append(event.text)
                     yield event
@@ -271,7 +273,12 @@ class Companion:
         return [r.text for r in self.store.recall(session, embedding, settings.top_k, self.threshold)]
 
     def _request(
-        self, memories: list[str], history: list[tuple[str, str]], text: str, seed: int | None
+        self,
+        memories: list[str],
+        history: list[tuple[str, str]],
+        said: list[str],
+        text: str,
+        seed: int | None,
     ) -> TurnRequest:
         settings = self.product.generation
         limit = self._voice.prompt_limit(settings)
@@ -280,7 +287,7 @@ class Companion:
         count = self._voice.count
         prompt = fit_prompt(self.card, memories, history, text, count, limit, examples=shown)
         taken = self._examples.taken if self._examples else frozenset()
-        return turn_request(prompt, text, self.card, chosen, settings, taken=taken, likeness=likeness)
+        return turn_request(prompt, text, self.card, chosen, settings, None, taken, likeness, said)
 
     def _remember(self, session: str, noted: list[str], said: list[str]) -> list[str]:
         """Keep what the voice noted and the person really said."""

@@ -70,6 +70,7 @@ def turn_request(
     on: date | None = None,
     taken: Collection[str] = frozenset(),
     likeness: Likeness | None = None,
+    said: Sequence[str] = (),
 ) -> TurnRequest:
     """The request for an answer to a message, as it is served and tested.
 
@@ -82,10 +83,11 @@ def turn_request(
         on: the day on which it is said; None for today.
         taken: `normalise` of replies that the network does not say again whole.
         likeness: what messages of the data that are like this one tell of it.
+        said: what she has said in this chat; she does not say it again whole while she has other words.
     """
     day = on or date.today()
-    reply = card.words_for(message, seed, day, config.boundaries, config.facts, likeness)
-    return TurnRequest(prompt, card, seed, config, reply, taken)
+    reply = card.words_for(message, seed, day, config.boundaries, config.facts, likeness, said)
+    return TurnRequest(prompt, card, seed, config, reply, {*taken, *map(normalise, said)} if said else taken)
 
 
 class Voice:

@@ -243,6 +243,7 @@ class Card(BaseModel):
         boundaries: bool = True,
         facts: bool = True,
         likeness: Likeness | None = None,
+        said: Collection[str] = (),
     ) -> str:
         """What she says to a message that the card holds her words for; empty where the voice finds them.
 
@@ -253,13 +254,16 @@ class Card(BaseModel):
             boundaries: answer messages of somebody in danger, and those that cross a boundary.
             facts: answer messages that ask for a fact.
             likeness: what messages of the data that are like it tell of it; None where nobody looked.
+            said: what she has said already; of several replies she takes one that is not among it.
         """
         replies = (
             (boundaries and (self._helping(message) or self._declining(message)))
             or (facts and self._telling(message, likeness))
             or []
         )
-        return self._stated(replies[seed % len(replies)], on) if replies else ""
+        stated = [self._stated(reply, on) for reply in replies]
+        fresh = [reply for reply in stated if reply not in said] or stated
+        return fresh[seed % len(fresh)] if fresh else ""
 
     def _helping(self, message: str) -> list[str]:
         """Replies to somebody in danger."""

@@ -189,6 +189,26 @@ def test_what_she_declines_reaches_the_voice_as_a_reply() -> None:
     assert script(she).replies[0]
 
 
+def test_what_she_has_said_in_a_chat_is_not_said_again_in_it() -> None:
+    she = companion(" 왔구나! (기쁨 654)", " 어서 와! (기쁨 654)", " 안녕! (기쁨 654)", examples=Pairs())
+    for session in ("s", "s", "t"):
+        she.turn(session, "안녕!", seed=2)
+    assert script(she).taken == [Pairs.taken, Pairs.taken | {"왔구나"}, Pairs.taken]
+
+
+def test_a_question_asked_again_is_answered_in_other_words() -> None:
+    asked, count = CARD.boundaries[0].asked[0], len(CARD.boundaries[0].replies)
+    said: list[str] = []
+    for _ in range(count):
+        said.append(CARD.words_for(asked, 2, date.today(), said=said))
+    assert len(set(said)) == count > 1
+    she = companion(*[f" {reply} (평온 544)" for reply in [*said, said[0]]])
+    for _ in range(count + 1):
+        she.turn("s", asked, seed=2)
+    assert script(she).replies[:count] == said
+    assert script(she).replies[count] in said  # all are said: one comes again
+
+
 def test_a_turn_is_told_while_it_is_written() -> None:
     she = companion(" 반가워, 민수야! [이름: 민수] (기쁨 654)")
     events = she.stream_turn("s", "나는 민수야")
