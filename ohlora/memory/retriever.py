@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import PreTrainedModel
@@ -30,7 +31,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
 
     The grades are of replies of `inputs["rows"]`, the project's own dialogues, whoever the persona is.
 
-    Where no training on valid messages helps, what it started from is kept.
+    Where training does not order the candidates of valid messages better, what it started from is kept.
 
     Raises:
         ArtifactError: the base folder or the start is missing or corrupt.
@@ -63,7 +64,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
     alike = dict.fromkeys(("query", "passage"), encoder.prefixes["query"])  # both are messages
     fit(model, pairs, alike, settings, config.runtime, journal, settings.continued_speed if start else 1.0)
     after = ranked()
-    if after["valid"].top <= before["valid"].top:
+    if not after["valid"].better_than(before["valid"]):
         begun = settings.start if start else "the base"
         notes.append(f"Training did not help on valid messages: {begun} is kept.")
         with torch.no_grad():
@@ -88,6 +89,7 @@ def train(config: Config, inputs: dict[str, Path], outputs: dict[str, Path], jou
         metrics={
             "top_grade": after["test"].top,
             "valid_top_grade": after["valid"].top,
+            "valid_ndcg": float(np.mean(after["valid"].gains)) if after["valid"].gains else 0.0,
             ("start_top_grade" if start else "base_top_grade"): before["test"].top,
             "mean_grade": after["test"].mean,
             "best_grade": after["test"].best,

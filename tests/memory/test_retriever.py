@@ -16,7 +16,7 @@ from ohlora.config import Config, load_config
 from ohlora.memory import Encoder, merge
 from ohlora.memory.adapter import load_adapted
 from ohlora.memory.bases import build_scratch_bert
-from ohlora.memory.grades import Candidate, GradedMessage, GradeError, load_grades, rank
+from ohlora.memory.grades import Candidate, GradedMessage, GradeError, Ranking, load_grades, rank
 from ohlora.memory.retriever import train
 from ohlora.persona import DialogueRow
 from ohlora.stage import Journal, Report
@@ -183,9 +183,27 @@ def test_grades_of_a_nearest_neighbour() -> None:
     ]
     vectors = {m: [1.0, 0.0] for m in (*FOOD, "배고프다")} | {m: [0.0, 1.0] for m in (*SLEEP, "잠이 와")}
     ranking = rank(lambda texts: np.array([vectors[t] for t in texts], np.float32), graded)
-    assert ranking == (2.0, 1.0, 2.0)
+    assert ranking == (2.0, 1.0, 2.0, (1.0, 1.0))
     swapped = rank(lambda texts: np.array([vectors[t][:: -1 if "와" in t else 1] for t in texts]), graded)
     assert swapped.top == 1.0
+    assert swapped.gains == pytest.approx((1.0, 1 / np.log2(3)))  # the right one comes second
+    assert not swapped.better_than(ranking)
+
+
+@pytest.mark.parametrize(
+    ("after", "better"),
+    [((0.9, 0.9, 0.9, 0.9), True), ((1.0, 0.5, 0.8, 0.81), False), ((0.75, 0.8, 0.8, 0.8), False)],
+)
+def test_one_lucky_message_does_not_decide(after: tuple[float, ...], better: bool) -> None:
+    before = Ranking(1.0, 1.0, 2.0, (0.8, 0.7, 0.8, 0.8))
+    assert Ranking(1.0, 1.0, 2.0, after).better_than(before) is better
+
+
+def test_without_different_grades_nothing_is_better() -> None:
+    graded = [GradedMessage("배고프다", "valid", [Candidate(FOOD[0], 1), Candidate(SLEEP[0], 1)])]
+    ranking = rank(lambda texts: np.ones((len(texts), 1), np.float32), graded)
+    assert ranking.gains == ()
+    assert not ranking.better_than(ranking)
 
 
 @pytest.mark.parametrize(
