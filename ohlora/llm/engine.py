@@ -11,10 +11,11 @@ from __future__ import annotations
 import codecs
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,8 @@ class TurnRequest:
     seed: int  # the same seed, weights, engine and prompt give the same turn
     config: GenerationConfig
     reply: str = ""  # her words, where they are not the network's to choose: see `Card.words_for`
-    taken: Collection[str] = frozenset()  # `normalise` of replies that the network does not say again whole
+    taken: frozenset[str] = frozenset()  # `normalise` of replies that the network does not say again whole
+    said: frozenset[str] = frozenset()  # the same of what she has said in this chat
 
 
 def turn_request(
@@ -68,7 +70,7 @@ def turn_request(
     seed: int,
     config: GenerationConfig,
     on: date | None = None,
-    taken: Collection[str] = frozenset(),
+    taken: frozenset[str] = frozenset(),
     likeness: Likeness | None = None,
     said: Sequence[str] = (),
 ) -> TurnRequest:
@@ -87,7 +89,7 @@ def turn_request(
     """
     day = on or date.today()
     reply = card.words_for(message, seed, day, config.boundaries, config.facts, likeness, said)
-    return TurnRequest(prompt, card, seed, config, reply, {*taken, *map(normalise, said)} if said else taken)
+    return TurnRequest(prompt, card, seed, config, reply, taken, frozenset(map(normalise, said)))
 
 
 class Voice:
@@ -347,7 +349,7 @@ class _Row:
         if self.state.speaking:
             if self._worded and (ending := self.state.ending()).any():
                 allowed = ending
-            elif self._turn.taken:
+            elif self._turn.taken or self._turn.said:
                 allowed = self._untaken(logits, allowed)
         token = sample(
             logits, self.written, self._generator, self._turn.config, allowed, free=self.state.speaking
@@ -357,28 +359,43 @@ class _Row:
     def _untaken(self, logits: torch.Tensor, allowed: Mask) -> Mask:
         """Of what is allowed the tokens that lead away from a reply which is not said again.
 
-        A first sentence that is one may stand with its mark, if words follow it; a later one takes another
-        word in time.
+        A first sentence that is one may stand with its mark, if words follow it. Where the likeliest word
+        after a sentence is the next one of such a reply, the sentence is all that she says: to leave a reply
+        at its last word breaks the grammar, and what the network likes less seldom follows from the sentence.
+        Where it is too late for that, she takes another word in time.
         """
         said, later = normalise(self._text), bool(_SENTENCE_END.search(self._text.lstrip()))
-        if not later and not self._is_taken(said):
-            return allowed
         open_ended = _MARKS.fullmatch(self._text.rstrip()[-1:]) is None
+        between = not open_ended and len(said) >= _LEAST_TAKEN
+        taken = self._is_taken(said)
+        if not (later or between or taken):
+            return allowed
         scores = logits.masked_fill(~torch.from_numpy(allowed), -torch.inf)
         away = []
-        for token in scores.topk(min(_CONSIDERED, len(scores))).indices.tolist():
+        likeliest = scores.topk(min(_CONSIDERED, len(scores))).indices.tolist()
+        for token in likeliest:
             piece = self._texts[token].decode(errors="ignore")
             after = normalise(self._text + piece)
             ends = not later and open_ended and _MARKS.fullmatch(piece)  # the sentence, not yet the reply
-            goes_on = after != said or piece.isspace() or ends or not self._is_taken(said)
-            if allowed[token] and goes_on and (after == said or not self._is_taken(after)):
+            goes_on = after != said or piece.isspace() or ends or not taken
+            goes_away = after == said or not (self._begins_taken(after) if between else self._is_taken(after))
+            if allowed[token] and goes_on and goes_away:
                 away.append(token)
+            along = between and not (goes_away or taken) and token == likeliest[0]
+            if along and (ending := self.state.ending()).any():
+                return ending
         untaken = np.zeros_like(allowed)
         untaken[away] = True
         return untaken if away else allowed
 
     def _is_taken(self, said: str) -> bool:
-        return len(said) >= _LEAST_TAKEN and said in self._turn.taken
+        return len(said) >= _LEAST_TAKEN and (said in self._turn.taken or said in self._turn.said)
+
+    def _begins_taken(self, said: str) -> bool:
+        in_order = _in_order(self._turn.taken)
+        place = bisect_left(in_order, said)
+        next_one = in_order[place : place + 1]
+        return any(reply.startswith(said) for reply in (*next_one, *self._turn.said))
 
     def unread(self) -> list[int]:
         """The tokens that the network has not seen yet; counted as seen from now on."""
@@ -440,3 +457,8 @@ class _Row:
             ExpressionChosen(turn.expression_name, turn.expression),
             Finished(self._text, reason, len(self.written), seconds, self._first),
         ]
+
+
+@lru_cache(maxsize=4)  # there is one set for all turns of a product
+def _in_order(texts: frozenset[str]) -> list[str]:
+    return sorted(texts)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -32,7 +32,8 @@ class Script:
         self.prompts: list[str] = []
         self.seeds: list[int] = []
         self.replies: list[str] = []
-        self.taken: list[Collection[str]] = []
+        self.taken: list[frozenset[str]] = []
+        self.said: list[frozenset[str]] = []
         self.words = 0
 
     def stream(self, turn: TurnRequest) -> Iterator[Event]:
@@ -40,6 +41,7 @@ class Script:
         self.seeds.append(turn.seed)
         self.replies.append(turn.reply)
         self.taken.append(turn.taken)
+        self.said.append(turn.said)
         line = self.lines.pop(0)
         parsed = parse_turn(line, turn.card)
         for i, word in enumerate(parsed.text.split(" ")):
@@ -193,7 +195,8 @@ def test_what_she_has_said_in_a_chat_is_not_said_again_in_it() -> None:
     she = companion(" 왔구나! (기쁨 654)", " 어서 와! (기쁨 654)", " 안녕! (기쁨 654)", examples=Pairs())
     for session in ("s", "s", "t"):
         she.turn(session, "안녕!", seed=2)
-    assert script(she).taken == [Pairs.taken, Pairs.taken | {"왔구나"}, Pairs.taken]
+    assert script(she).said == [set(), {"왔구나"}, set()]
+    assert script(she).taken == [Pairs.taken] * 3
 
 
 def test_a_question_asked_again_is_answered_in_other_words() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ohlora.config import GenerationConfig
-from ohlora.llm import TurnRequest, Voice
+from ohlora.llm import TurnRequest, Voice, turn_request
 from ohlora.llm.networks import Network, Session
 from ohlora.llm.weights import load_network, load_tokenizer
 from ohlora.persona import load_card
@@ -88,10 +88,30 @@ def test_a_first_sentence_that_is_taken_keeps_its_mark(said: Callable[..., str])
     assert not reply.startswith("오늘도 반가워!!")
 
 
-def test_a_later_sentence_takes_another_word(said: Callable[..., str]) -> None:
-    reply = said("오늘도 반가워. 정말 그래", "오늘도 반가워. 정말 그래!")
-    assert reply.startswith("오늘도 반가워. 정말 그")
-    assert not normalise(reply).startswith(normalise("오늘도 반가워. 정말 그래"))
+def test_after_a_first_sentence_another_follows_or_none(said: Callable[..., str]) -> None:
+    """The words that came next in such a reply are left at once, not at the last of them."""
+    taken = "오늘도 정말 반가워. 내일 또 만나자!"
+    assert said(taken, taken) == "오늘도 정말 반가워."
+    assert said("오늘도 정말 반가워. 내일 비 온대", taken) == "오늘도 정말 반가워."
+    assert said("오늘도 정말 반가워. 우리 얘기하자", taken) == "오늘도 정말 반가워. 우리 얘기하자"
+    reply = said(taken, taken, "오늘도 정말 반가워!")  # neither may stand
+    assert reply.startswith("오늘도 정말 반가워.")
+    assert len(normalise(reply)) > len(normalise("오늘도 정말 반가워"))
+    assert not normalise(reply).startswith(normalise("오늘도 정말 반가워 내"))
+
+
+def test_after_a_short_first_sentence_a_later_one_takes_another_word(said: Callable[..., str]) -> None:
+    """So many replies begin with a greeting that nothing usual would be left to say."""
+    reply = said("안녕! 정말 반가워", "안녕! 정말 반가워!")
+    assert reply.startswith("안녕! 정말 반")
+    assert not normalise(reply).startswith(normalise("안녕! 정말 반가워"))
+
+
+def test_what_she_has_said_in_this_chat_is_in_the_request() -> None:
+    taken = frozenset({"하나둘셋"})
+    request = turn_request("…", "안녕", CARD, 1, CONFIG, taken=taken, said=["왔구나! 반가워."])
+    assert request.taken == taken
+    assert request.said == {"왔구나반가워"}
 
 
 def test_short_replies_are_free(said: Callable[..., str]) -> None:
