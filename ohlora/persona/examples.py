@@ -120,7 +120,8 @@ class Examples:
     ) -> list[Near]:
         """Of each message the pairs that are nearest; their replies differ.
 
-        Where pairs are left out, which fact a message may ask for is not looked up.
+        To a message that leans to those which ask for a fact, only pairs that ask for one are near. Where
+        pairs are left out, which fact a message may ask for is not looked up.
 
         Args:
             vectors: of m messages, float32 [m, d].
@@ -132,6 +133,8 @@ class Examples:
             block = vectors[start : start + _BLOCK]
             of_facts = self._of_facts(block) if but is None else [(0.0, ())] * len(block)
             for cosines, (leaning, to_facts) in zip(block @ self._vectors.T, of_facts, strict=True):
+                if leaning > 0.0:  # what is said to others of a like wording leads her away from the fact
+                    cosines = np.where(self._facts.of_pairs, cosines, -np.inf)
                 near = self._near(cosines, settings, but[len(found)] if but else None)
                 found.append(near._replace(leaning=leaning, to_facts=to_facts))
         return found

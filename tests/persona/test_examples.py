@@ -136,6 +136,19 @@ def test_a_message_leans_to_what_it_is_like() -> None:
     assert nobody.near(VECTORS[:1], SETTINGS)[0].leaning == pytest.approx(1 - cosines[1:].mean(), abs=1e-6)
 
 
+def test_to_what_leans_to_facts_only_pairs_of_facts_are_near() -> None:
+    settings = SETTINGS.model_copy(update={"threshold": -1.0})
+    asks = np.array([False, True, True, False])
+    held = FactMessages(asks, VECTORS[1:2], VECTORS[3:], np.array([0]))
+    examples = Examples(PAIRS, VECTORS, facts=held)
+    towards, away = (near.leaning for near in examples.near(VECTORS[[1, 3]], settings))
+    assert away < 0 < towards
+    first, last = places(examples.near(VECTORS[[1, 3]], settings))
+    assert set(first) <= {1, 2} and 3 in last
+    # in training, where pairs are left out, nothing is looked up and all are near
+    assert 3 in places(examples.near(VECTORS[[1]], settings, but=[("", "")]))[0]
+
+
 def test_where_pairs_are_left_out_no_message_leans(examples: Examples) -> None:
     near = examples.near(VECTORS[:1], SETTINGS, but=[("", "")])
     assert near[0].leaning == 0.0
@@ -165,7 +178,7 @@ def test_a_folder_holds_the_pairs_and_their_vectors(tmp_path: Path) -> None:
     assert back.everyday == ("배고프다", "졸려", "심심해")
     leaning = examples.near(VECTORS[:1], SETTINGS)[0].leaning
     assert back.near(VECTORS[:1], SETTINGS)[0].leaning == pytest.approx(leaning, abs=1e-3)  # float16
-    assert places(back.near(VECTORS[:1], SETTINGS)) == [[0, 2]]
+    assert places(back.near(VECTORS, SETTINGS)) == places(examples.near(VECTORS, SETTINGS))
     assert load_neighbours(tmp_path) == {"d1": [2, 0]}
     manifest = json.loads((tmp_path / MANIFEST).read_text(encoding="utf-8"))
     del manifest["settings"]["version"]
