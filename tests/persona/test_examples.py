@@ -144,7 +144,8 @@ def test_to_what_leans_to_facts_only_pairs_of_facts_are_near() -> None:
     towards, away = (near.leaning for near in examples.near(VECTORS[[1, 3]], settings))
     assert away < 0 < towards
     first, last = places(examples.near(VECTORS[[1, 3]], settings))
-    assert set(first) <= {1, 2} and 3 in last
+    assert set(first) <= {1, 2}
+    assert 3 in last
     # in training, where pairs are left out, nothing is looked up and all are near
     assert 3 in places(examples.near(VECTORS[[1]], settings, but=[("", "")]))[0]
 
